@@ -115,7 +115,7 @@ class Wearer:
 
 
 class TorqueLimits(NamedTuple):
-    """Limits for one wearer: floats, or arrays that broadcast against the torque. A pytree, so it passes through jit."""
+    """Limits for one wearer: floats or arrays that broadcast against the torque. A pytree: it passes through jit."""
 
     limit_nm: Any
     rate_limit_nm_s: Any
