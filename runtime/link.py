@@ -3,7 +3,8 @@
 pyserial opens the port (exclusively, with the right speed) and then stands aside: its `write_timeout=None` blocks for
 ever when the peer stops reading and `0` spins, so bytes move by non-blocking `os.read` and `os.write` on the
 descriptor. The first trouble latches in `SerialLink.fault` as a sentence; a faulted link never works again by itself:
-the caller opens a new one and greets the device again. All messages of `runtime.frames` are re-exported here.
+the caller opens a new one and greets the device again. All of `runtime.messages`
+and `runtime.frames` is re-exported here.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from pathlib import Path
 
 import serial
 
+from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
-from runtime.frames import (
+from runtime.frames import Decoder, DecoderCounters, encode, pack_frame
+from runtime.messages import (
     LATCH_TEXT,
     MAX_TTL_MS,
+    NAME_BYTES,
     PROTOCOL_VERSION,
     Arm,
     ArmFlag,
     ControllerState,
-    Decoder,
-    DecoderCounters,
     Disarm,
     FrameType,
     Hello,
@@ -49,23 +51,57 @@ from runtime.frames import (
     StopReason,
     Torque,
     TorqueFlag,
-    encode,
-    pack_frame,
 )
 
 __all__ = [
-    "DEFAULT_BAUDRATE", "LATCH_TEXT", "MASS_RANGE_KG", "MAX_TTL_MS", "PROTOCOL_VERSION", "Arm", "ArmFlag",
-    "ControllerState", "Decoder", "DecoderCounters", "Disarm", "FrameType", "Hello", "HelloAck", "HelloResult",
-    "LatchReason", "Message", "Pair", "Request", "RequestKind", "Sensor", "SensorField", "SensorFlag", "SerialLink",
-    "Six", "Stop", "StopFlag", "StopReason", "Torque", "TorqueFlag", "answer_hello", "check_hello",
-    "check_hello_ack", "encode", "ftdi_latency_note", "handshake", "latch_sentence", "new_session", "pack_frame",
-    "profile_hash_from_hex",
+    "DEFAULT_BAUDRATE",
+    "LATCH_TEXT",
+    "MASS_RANGE_KG",
+    "MAX_TTL_MS",
+    "PROTOCOL_VERSION",
+    "Arm",
+    "ArmFlag",
+    "ControllerState",
+    "Decoder",
+    "DecoderCounters",
+    "Disarm",
+    "FrameType",
+    "Hello",
+    "HelloAck",
+    "HelloResult",
+    "LatchReason",
+    "Message",
+    "Pair",
+    "Request",
+    "RequestKind",
+    "Sensor",
+    "SensorField",
+    "SensorFlag",
+    "SerialLink",
+    "Six",
+    "Stop",
+    "StopFlag",
+    "StopReason",
+    "Torque",
+    "TorqueFlag",
+    "answer_hello",
+    "check_hello",
+    "check_hello_ack",
+    "device_identity",
+    "encode",
+    "ftdi_latency_note",
+    "handshake",
+    "hello_for",
+    "latch_sentence",
+    "new_session",
+    "pack_frame",
 ]  # fmt: skip
 
 DEFAULT_BAUDRATE = 921_600
 MASS_RANGE_KG = (30.0, 150.0)
 _READ_BYTES = 65_536  # a pty or driver buffer holds 4 KiB; one read empties it
 _STOP_REPEATS = 3
+_RATE_TOLERANCE_HZ = 0.01  # rates travel as 32-bit floats
 _FTDI_WANTED_MS = 1
 
 
@@ -74,9 +110,34 @@ def new_session() -> int:
     return secrets.randbelow(0xFFFFFFFF) + 1
 
 
-def profile_hash_from_hex(digest: str) -> int:
-    """The 64 bits of a profile's hexadecimal SHA-256 that travel in hello frames."""
-    return int(digest[:16], 16)
+def hello_for(profile: DeviceProfile, wearer_mass_kg: float, session: int | None = None) -> Hello:
+    """The greeting for a device of this profile, worn by somebody of that body mass (kg, without the device)."""
+    limits = profile.limits(wearer_mass_kg)
+    return Hello(
+        session=session or new_session(),
+        rate_hz=profile.link.rate_hz,
+        profile_name=profile.name,
+        profile_hash=int(profile.profile_hash(), 16),
+        wearer_mass_kg=wearer_mass_kg,
+        torque_limit_nm=float(limits.limit_nm),
+        torque_rate_limit_nm_s=profile.torque.rate_limit_nm_s,
+        ttl_ms=profile.link.time_to_live_ms,
+    )
+
+
+def device_identity(profile: DeviceProfile, firmware: str = "") -> HelloAck:
+    """What a device built to this profile says about itself; `answer_hello` adds the verdict on a hello."""
+    return HelloAck(
+        session=0,
+        rate_hz=profile.link.rate_hz,
+        profile_name=profile.name,
+        profile_hash=int(profile.profile_hash(), 16),
+        wearer_mass_kg=0.0,
+        torque_limit_nm=profile.torque.limit_nm,
+        torque_rate_limit_nm_s=profile.torque.rate_limit_nm_s,
+        ttl_ms=profile.link.time_to_live_ms,
+        firmware=firmware,
+    )
 
 
 def latch_sentence(reason: int) -> str:
@@ -235,6 +296,8 @@ def check_hello(hello: Hello) -> str | None:
         return f"torque rate limit {hello.torque_rate_limit_nm_s:g} Nm/s is not a positive number"
     if not 1 <= hello.ttl_ms <= MAX_TTL_MS:
         return f"time to live {hello.ttl_ms} ms is outside 1 to {MAX_TTL_MS} ms"
+    if len(hello.profile_name.encode()) > NAME_BYTES:
+        return f"profile name {hello.profile_name!r} is longer than {NAME_BYTES} bytes"
     return None
 
 
@@ -242,14 +305,12 @@ def check_hello_ack(hello: Hello, ack: HelloAck) -> str | None:
     """Why this device must not be used with this hello, as a sentence, or None when everything agrees."""
     if ack.result == HelloResult.WRONG_PROTOCOL:
         return f"the device does not speak protocol {PROTOCOL_VERSION}; update its firmware or this program"
-    if ack.rate_hz != hello.rate_hz:
-        return f"the device samples at {ack.rate_hz} Hz, the profile {hello.profile_name!r} says {hello.rate_hz} Hz"
-    if ack.profile_name != hello.profile_name:
-        return f"the device carries profile {ack.profile_name!r}, this run uses {hello.profile_name!r}"
+    if not abs(ack.rate_hz - hello.rate_hz) < _RATE_TOLERANCE_HZ:
+        return f"the device samples at {ack.rate_hz:g} Hz, profile {hello.profile_name!r} says {hello.rate_hz:g} Hz"
     if ack.profile_hash != hello.profile_hash:
         return (
-            f"profile {hello.profile_name!r} differs between host ({hello.profile_hash:016x}) and device "
-            f"({ack.profile_hash:016x}); flash the device with the current profile"
+            f"the device carries profile {ack.profile_name!r} ({ack.profile_hash:016x}), this run uses "
+            f"{hello.profile_name!r} ({hello.profile_hash:016x}); choose that profile or flash the device"
         )
     if ack.result == HelloResult.WRONG_MASS:
         return f"the device refuses wearer mass {hello.wearer_mass_kg:g} kg"
@@ -271,9 +332,9 @@ def answer_hello(hello: Hello, device: HelloAck) -> HelloAck:
     Limits in the answer are those the device will enforce: never above its own. The C reference decides alike.
     """
     result = HelloResult.ACCEPTED
-    if hello.rate_hz != device.rate_hz:
+    if not abs(hello.rate_hz - device.rate_hz) < _RATE_TOLERANCE_HZ:
         result = HelloResult.WRONG_RATE
-    elif hello.profile_hash != device.profile_hash or hello.profile_name != device.profile_name:
+    elif hello.profile_hash != device.profile_hash:
         result = HelloResult.WRONG_PROFILE
     elif not MASS_RANGE_KG[0] <= hello.wearer_mass_kg <= MASS_RANGE_KG[1]:
         result = HelloResult.WRONG_MASS
