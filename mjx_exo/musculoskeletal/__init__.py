@@ -1,0 +1,1 @@
+"""What the wearer is: skeleton, muscle paths, muscles, synergies and their energetics."""

@@ -1,0 +1,1 @@
+"""The walking task: environment, commands, rewards, observations, sensors and reference controllers."""
