@@ -161,12 +161,13 @@ class DeviceProfile:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def profile_hash(self) -> str:
-        """16 hex digits over everything that changes physics or signals.
+        """16 hex digits over everything that changes physics or sensors.
 
-        The name and the baud rate are left out: renaming a file or changing an adapter does not make a policy wrong.
+        The name and the link are left out: renaming a file, another adapter or a device that samples twice as fast
+        (the loop decimates) does not make a policy wrong. The contract compares name and rate by themselves.
         """
         content = self.to_dict()
-        del content["name"], content["link"]["baud"]
+        del content["name"], content["link"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

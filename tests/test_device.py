@@ -85,7 +85,7 @@ def test_files_that_are_not_profiles_are_refused(tmp_path):
 
 def test_the_hash_follows_physics_and_not_names():
     profile = DeviceProfile.load("hip_3200g")
-    renamed = dataclasses.replace(profile, name="mine", link=dataclasses.replace(profile.link, baud=115200))
+    renamed = dataclasses.replace(profile, name="mine", link=dataclasses.replace(profile.link, rate_hz=50.0))
     stronger = dataclasses.replace(profile, torque=dataclasses.replace(profile.torque, limit_nm=17.9))
     assert renamed.profile_hash() == profile.profile_hash() != stronger.profile_hash()
     assert len({DeviceProfile.load(name).profile_hash() for name in available_profiles()}) == len(available_profiles())
