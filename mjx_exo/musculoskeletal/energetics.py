@@ -4,9 +4,9 @@ Two published models, so that a reduction can be shown not to hang on one of the
 
 - Umberger 2010 (J R Soc Interface 7:1329; equations of Umberger, Gerritsen, Martin 2003, CMBBE 6:99): heat of
   activation and maintenance, heat of shortening or lengthening, and work. As published it charges a muscle's full share
-  of fast fibres at any drive, and its activation heat grows with drive^0.6: a body whose every leg muscle idles at 0.05
-  costs 4.6 W per kg of body mass (1.6 below). The default therefore recruits slow fibres first (Bhargava 2004), as OpenSim's own
-  probe of this model does; `UMBERGER_2010` is the model to the letter.
+  of fast fibres at any drive, and its activation heat grows with drive^0.6: `myolegs26` with every muscle idling at
+  0.05 costs 4.6 W per kg of body mass. The default therefore recruits slow fibres first (Bhargava 2004), as OpenSim's
+  own probe of this model does, and comes to 1.6 W/kg; `UMBERGER_2010` is the model to the letter.
 - Bhargava, Pandy, Anderson 2004 (J Biomech 37:81), without its decay of activation heat, as OpenSim computes it.
 
 Constants were read in OpenSim's probes (`Umberger2010MuscleMetabolicsProbe`, `Bhargava2004MuscleMetabolicsProbe`).
@@ -42,9 +42,10 @@ BASAL_W_KG = 1.2  # standing; OpenSim's default, there referred to Umberger 2003
 MUSCLE_DENSITY_KG_M3 = 1059.7  # mammalian muscle; OpenSim's default
 SPECIFIC_TENSION_PA = 0.6e6  # see the module's assumptions
 
-# Share of slow fibres by muscle, after Uchida et al. 2016 ("Stretching your energetic budget", PLoS ONE), whose muscles largely follow the
-# autopsies of Johnson et al. 1973 (J Neurol Sci 18:111); read in KULeuvenNeuromechanics/MuscleRedundancySolver.
-# 0.5 stands where that table has no data (iliopsoas, sartorius, gracilis, short adductors, tensor, piriformis).
+# Share of slow fibres by muscle: the table of Uchida et al. 2016 ("Stretching your energetic budget", PLoS ONE), which
+# largely follows the autopsies of Johnson et al. 1973 (J Neurol Sci 18:111) (background); the figures were read in
+# KULeuvenNeuromechanics/MuscleRedundancySolver. 0.5 stands where that table has no data (iliopsoas, sartorius,
+# gracilis, short adductors, tensor fasciae latae, piriformis).
 SLOW_FIBRE_SHARE = {
     "glmax1": 0.55, "glmax2": 0.55, "glmax3": 0.55, "glmed1": 0.55, "glmed2": 0.55, "glmed3": 0.55, "glmin1": 0.55,
     "glmin2": 0.55, "glmin3": 0.55, "tfl": 0.5, "piri": 0.5, "iliacus": 0.5, "psoas": 0.5, "sart": 0.5, "grac": 0.5,
