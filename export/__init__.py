@@ -1,0 +1,1 @@
+"""From a trained student to the one file that the device runs."""

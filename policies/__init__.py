@@ -1,0 +1,1 @@
+"""Flax networks with their sizes as arguments, and small trained ones under `pretrained/`."""
