@@ -23,7 +23,7 @@ from mjx_exo.conventions import SignalContract
 from mjx_exo.errors import UserError
 
 DEVICES_DIR = Path(__file__).resolve().parent / "devices"
-SENSORS = ("gyro_sagittal",)
+SENSORS = ("gyro_sagittal", "gyro_three_axes", "accelerometer", "hip_encoder")  # what each side may carry
 PLACEMENTS = ("lateral", "front", "back")
 
 

@@ -46,7 +46,7 @@ def test_the_heavy_profile_is_the_published_device():
         ("link", "time_to_live_ms", 51, "link.time_to_live_ms = 51 is outside 5..50 ms"),
         ("link", "time_to_live_ms", 12, "shorter than two periods"),
         ("link", "baud", 1e6, "whole number"),
-        ("imu", "sensors", ["gyro_yaw"], "not one of gyro_sagittal"),
+        ("imu", "sensors", ["gyro_yaw"], "not one of gyro_sagittal, gyro_three_axes"),
         ("imu", "sensors", [], "list of one or more"),
         ("imu", "rate_hz", 60.0, "below link.rate_hz"),
         ("imu", "placement", "hat", "lateral, front, back"),

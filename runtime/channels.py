@@ -1,0 +1,57 @@
+"""Which field of a sensor frame each channel of a student's window is.
+
+Names say the quantity and end in the side; values are SI in anatomical axes, so that both sides count the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from mjx_exo.conventions import GYRO_CHANNELS, SIDE_SUFFIX, SIDES
+from mjx_exo.errors import UserError
+from runtime.messages import Sensor
+
+Reader = Callable[[Sensor], float]
+
+
+def _field(name: str, index: int) -> Reader:
+    """Reads one number of a group that a device may lack; NaN when it does."""
+
+    def read(sample: Sensor) -> float:
+        group = getattr(sample, name)
+        return math.nan if group is None else group[index]
+
+    return read
+
+
+_PER_SIDE = {  # quantity: (field of the frame, place on the right, distance to the left)
+    "thigh_gyro": ("gyro_rad_s", 0, 1),
+    "thigh_gyro_adduction": ("gyro3_rad_s", 1, 3),
+    "thigh_gyro_rotation": ("gyro3_rad_s", 2, 3),
+    "thigh_accel_forward": ("acceleration_m_s2", 0, 3),
+    "thigh_accel_inward": ("acceleration_m_s2", 1, 3),
+    "thigh_accel_up": ("acceleration_m_s2", 2, 3),
+    "hip_flexion": ("hip_angle_rad", 0, 1),
+    "hip_flexion_velocity": ("joint_velocity_rad_s", 0, 1),
+}
+
+READERS: dict[str, Reader] = {
+    quantity + SIDE_SUFFIX[side]: _field(name, first + side_index * step)
+    for quantity, (name, first, step) in _PER_SIDE.items()
+    for side_index, side in enumerate(SIDES)
+}
+
+
+def check_channels(names: tuple[str, ...], source: str) -> None:
+    """Raises UserError when a policy wants a channel that no device sends, or not the gyroscopes first."""
+    unknown = [name for name in names if name not in READERS]
+    if unknown:
+        raise UserError(f"{source}: input channel {unknown[0]!r} is unknown; known are {', '.join(READERS)}")
+    if names[:2] != GYRO_CHANNELS:
+        raise UserError(f"{source}: input must begin with {', '.join(GYRO_CHANNELS)}, not {', '.join(names[:2])}")
+
+
+def read_channels(sample: Sensor, names: tuple[str, ...]) -> tuple[float, ...]:
+    """The values of one frame in window order; NaN for what the device does not send."""
+    return tuple(READERS[name](sample) for name in names)
