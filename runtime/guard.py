@@ -346,7 +346,7 @@ class Guard:
 
     def _intent(self, gain: float) -> tuple[float, float]:
         share = gain * self.config.torque_scale * self.config.wearer_mass_kg
-        right, left = (self._student * share).tolist()
+        right, left = (share * value for value in self._student.tolist())
         return (right, left) if math.isfinite(right) and math.isfinite(left) else _ZERO
 
     def _advance_gain(self, now_s: float, dt_s: float, last: np.ndarray) -> None:
