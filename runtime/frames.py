@@ -254,6 +254,7 @@ class Decoder:
 
     counters: DecoderCounters = field(default_factory=DecoderCounters)
     other_version: int | None = None  # last version byte of a sound frame that is not ours
+    foreign_hellos: int = 0  # hellos among those frames: a device answers them with WRONG_PROTOCOL
     _pending: bytes = b""
     _skipping: bool = False
     _last_sequence: dict[int, int] = field(default_factory=dict)
@@ -298,6 +299,7 @@ class Decoder:
         if version != PROTOCOL_VERSION:
             counters.unknown_version += 1
             self.other_version = version
+            self.foreign_hellos += frame_type == FrameType.HELLO
             return None
         decoder = _DECODERS.get(frame_type)
         if decoder is None:
