@@ -132,9 +132,8 @@ class Policy:
             sizes = zip(node.shape, array.shape, strict=False)
             fits = len(node.shape) == array.ndim and all(isinstance(a, str) or a in (None, b) for a, b in sizes)
             if node.type != "tensor(float)" or not fits:
-                raise UserError(
-                    f"policy {self.source}: {node.name!r} is {node.type} {node.shape}, the metadata says float {array.shape}"
-                )
+                found = f"{node.name!r} is {node.type} {node.shape}"
+                raise UserError(f"policy {self.source}: {found}, the metadata says float {array.shape}")
 
 
 def _options() -> ort.SessionOptions:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("benchmarks", "export", "mjx_exo", "policies", "runtime")
 
 # What everybody may know, the device's computer included: standard library and numpy only.
-BASE = ("mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.standing")
+BASE = ("mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.standing")
 LEAVES = (*BASE, "mjx_exo.cache")
 
 # Room -> the rooms it may know besides itself. A module belongs to the room with the longest matching name; what is
