@@ -11,7 +11,7 @@ Curves and parameters: MuJoCo documentation, "Muscle actuators" (FLV). Lengths a
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +32,11 @@ class MuscleParameters(NamedTuple):
     tau_deactivation_s: Any
 
 
-def muscle_functions(xp: ModuleType, compile: Callable[[Callable], Callable] = lambda f: f) -> SimpleNamespace:
+def muscle_functions(xp: Any, compile: Callable[[Callable], Callable] = lambda f: f) -> SimpleNamespace:
     """Muscle curves for one array module.
 
     Args:
-      xp: `numpy` or `jax.numpy`.
+      xp: `numpy`, `jax.numpy`, or anything with their `where`, `minimum`, `maximum` and `exp`.
       compile: applied to each function; `numba.njit` for the native engine (scalars then).
 
     Returns:

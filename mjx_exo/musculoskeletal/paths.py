@@ -160,7 +160,7 @@ def _full_range(model, joints: Sequence[JointSource], side: str) -> tuple[np.nda
 def fit_paths(model: mujoco.MjModel, samples: PathSamples, side: str = "r") -> PathPolynomials:
     """Least squares on lengths and moment arms together, one shared monomial table.
 
-    The degree of each muscle is the smallest that brings its moment arms within 0.3 mm RMS over the walking range, up to
+    The degree of each muscle is the smallest that brings its moment arms within 0.5 mm RMS over the walking range, up to
     the largest its number of joints allows.
     """
     low, high = _full_range(model, samples.joints, side)
@@ -179,7 +179,7 @@ def fit_paths(model: mujoco.MjModel, samples: PathSamples, side: str = "r") -> P
 
 
 _DEGREES = {1: (4, 5, 6, 7, 8, 9), 2: (4, 5, 6, 7, 8), 3: (4, 5, 6, 7), 4: (4, 5), 5: (3, 4), 6: (3,)}
-_TARGET_RMS_M = 3e-4
+_TARGET_RMS_M = 5e-4
 
 
 def _fit_muscle(x, half, samples: PathSamples, muscle: int, joints: np.ndarray, weight: np.ndarray):

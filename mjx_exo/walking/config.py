@@ -1,0 +1,81 @@
+"""What a walking task consists of, as typed and frozen configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from mjx_exo.musculoskeletal.wearer import WearerRange
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardWeights:
+    """Weights per control step of the human actor's reward terms (`rewards.py` defines the terms)."""
+
+    speed: float = 0.45
+    heading: float = 0.10
+    upright: float = 0.10
+    clock: float = 0.35
+    alive: float = 0.05
+    heel_first: float = 0.0
+    effort: float = -0.5
+    limits: float = -0.001
+    impact: float = -0.05
+    rotation: float = -0.01
+    smoothness: float = -0.028
+    hip_rotation: float = 0.0
+
+
+LOOSE = RewardWeights()
+STRICT = RewardWeights(
+    effort=-4.0, limits=-0.005, impact=-0.3, rotation=-0.03, hip_rotation=-0.3, heel_first=0.2,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandConfig:
+    """What the walker is asked to do."""
+
+    speed_m_s: tuple[float, float] = (1.25, 1.25)  # range of commanded speeds
+    slope_rad: tuple[float, float] = (0.0, 0.0)  # range of slopes, uphill positive
+    resample_s: float = 0.0  # mean time between new commands in mid-episode; 0: only at the start
+    speed_rate_m_s2: float = 0.4  # how fast a speed command may change
+    slope_rate_rad_s: float = 0.05  # how fast the slope may change
+    push_n: float = 0.0  # largest push on the pelvis once training is strict
+    push_every_s: float = 3.0  # mean time between pushes
+    push_s: float = 0.2  # duration of a push
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """How the task hardens: strictness goes from 0 to 1 while the walker keeps its feet."""
+
+    start_episode_s: float = 6.0  # strictness starts to rise when episodes last this long on average
+    rise_updates: int = 250  # PPO updates from loose to strict
+    fall_back: float = 0.5  # how fast strictness falls while episodes are short, relative to its rise
+
+
+@dataclasses.dataclass(frozen=True)
+class WalkingConfig:
+    """One walking task. Angles in radians, SI units."""
+
+    body: str = "myolegs26"
+    engine: str = "auto"  # auto, native, mjx
+    num_envs: int = 256
+    physics_step_s: float = 0.005
+    control_dt_s: float = 0.02  # human decisions at 50 Hz
+    episode_s: float = 10.0
+    synergies: str = "published"  # published, raw
+    excitation_rest: float = 0.05
+    excitation_gain: float = 0.5
+    clock_freedom: float = 0.0  # share by which the policy may bend the gait clock; 0: the clock is given
+    device: str = ""  # device profile name or path; empty: no device
+    device_mode: Literal["absent", "worn", "active"] = "absent"
+    wearers: int = 1  # 1: the published body itself; more: drawn from `wearer_range`
+    wearer_range: WearerRange = WearerRange()
+    wearer_seed: int = 0
+    command: CommandConfig = CommandConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    loose: RewardWeights = LOOSE
+    strict: RewardWeights = STRICT
+    threads: int = 0  # native engine: worker threads, 0 for all cores
