@@ -48,7 +48,9 @@ class ToyEnv:
     """`episode_steps` is the time limit; beyond ±2 the episode fails. `poison_at` makes the human's reward NaN at the
     environments' step of that number; `callback` moves the point on the host, as the native engine does."""
 
-    def __init__(self, num_envs: int = 32, episode_steps: int = 20, poison_at: int = -1, callback: bool = False) -> None:
+    def __init__(
+        self, num_envs: int = 32, episode_steps: int = 20, poison_at: int = -1, callback: bool = False
+    ) -> None:
         self.num_envs = num_envs
         self.control_dt = 0.1
         self.episode_steps = episode_steps

@@ -41,7 +41,9 @@ class EnvState(Protocol):
     metrics: dict[str, jax.Array]
     """(N,) each. Names that begin with `episode` count only where an episode ends; the others at every step."""
 
-    def replace(self, **changes: Any) -> EnvState: ...
+    def replace(self, **changes: Any) -> EnvState:
+        """The same state with some fields changed."""
+        ...
 
 
 class Environment(Protocol):
@@ -52,9 +54,13 @@ class Environment(Protocol):
     """Seconds per step."""
     actors: tuple[ActorSpec, ...]
 
-    def reset(self, key: jax.Array) -> EnvState: ...
+    def reset(self, key: jax.Array) -> EnvState:
+        """N fresh episodes."""
+        ...
 
-    def step(self, state: EnvState, action: dict[str, jax.Array]) -> EnvState: ...
+    def step(self, state: EnvState, action: dict[str, jax.Array]) -> EnvState:
+        """One control step; actions, (N, action_size) per actor, are unbounded and centred on 0."""
+        ...
 
     def curriculum(self, state: EnvState, stats: dict[str, jax.Array]) -> EnvState:
         """Called once per update with the rollout's scalars: `progress` (0..1), `episode_seconds`, `fall_share`,

@@ -109,7 +109,7 @@ class PPO:
         self.config = config
         self.steps_per_update = config.steps_per_update(env.num_envs)
         self.updates = config.updates(env.num_envs)
-        self.networks = {spec.name: networks.make_actor_networks(spec, config.of(spec.name).hidden) for spec in env.actors}
+        self.networks = {s.name: networks.make_actor_networks(s, config.of(s.name).hidden) for s in env.actors}
 
     def init(self, key: jax.Array) -> TrainState:
         """A fresh training state from one PRNG key."""
@@ -150,7 +150,7 @@ class PPO:
         zeros = jnp.zeros((self.env.num_envs,), jnp.float32)
         return EpisodeTracker(
             steps=zeros,
-            returns={name: zeros for name in names},
+            returns=dict.fromkeys(names, zeros),
             finished=jnp.zeros((), jnp.int32),
             averages={name: jnp.zeros((), jnp.float32) for name in averages},
         )
@@ -176,7 +176,8 @@ class PPO:
             env_state = self.env.step(env_state, actions)
             episodes, ended = self._track(episodes, env_state)
             means = {name: jnp.mean(value.astype(jnp.float32)) for name, value in env_state.metrics.items()}
-            return (env_state, episodes), (seen, env_state.reward, env_state.terminated, env_state.truncated, ended, means)
+            outcome = (env_state.reward, env_state.terminated, env_state.truncated)
+            return (env_state, episodes), (seen, *outcome, ended, means)
 
         (env_state, episodes), (seen, reward, terminated, truncated, ended, means) = jax.lax.scan(
             step, (state.env, state.episodes), jax.random.split(steps_key, self.config.unroll)
