@@ -42,6 +42,19 @@ READERS: dict[str, Reader] = {
     for side_index, side in enumerate(SIDES)
 }
 
+SENSOR_CHANNELS = {  # what a sensor of the device profile adds to each side, in window order
+    "gyro_sagittal": ("thigh_gyro",),
+    "gyro_three_axes": ("thigh_gyro", "thigh_gyro_adduction", "thigh_gyro_rotation"),
+    "accelerometer": ("thigh_accel_forward", "thigh_accel_inward", "thigh_accel_up"),
+    "hip_encoder": ("hip_flexion", "hip_flexion_velocity"),
+}
+
+
+def channels_of(sensors: tuple[str, ...]) -> tuple[str, ...]:
+    """Window channels of a profile's sensors: quantity by quantity, right before left, each once."""
+    quantities = dict.fromkeys(q for name, qs in SENSOR_CHANNELS.items() if name in sensors for q in qs)
+    return tuple(quantity + SIDE_SUFFIX[side] for quantity in quantities for side in SIDES)
+
 
 def check_channels(names: tuple[str, ...], source: str) -> None:
     """Raises UserError when a policy wants a channel that no device sends, or not the gyroscopes first."""
@@ -55,3 +68,12 @@ def check_channels(names: tuple[str, ...], source: str) -> None:
 def read_channels(sample: Sensor, names: tuple[str, ...]) -> tuple[float, ...]:
     """The values of one frame in window order; NaN for what the device does not send."""
     return tuple(READERS[name](sample) for name in names)
+
+
+def missing_group(sample: Sensor, names: tuple[str, ...]) -> str | None:
+    """The first channel for which this device sends nothing at all, or None."""
+    for name in names:
+        field = _PER_SIDE[name.removesuffix(SIDE_SUFFIX[SIDES[0]]).removesuffix(SIDE_SUFFIX[SIDES[1]])][0]
+        if getattr(sample, field) is None:
+            return name
+    return None

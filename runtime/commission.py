@@ -64,6 +64,7 @@ class Commissioning:
 
     @property
     def done(self) -> bool:
+        """Both lifts were answered by the right side with the right sign."""
         return self.expected is None and self.failure is None
 
     def restart_lift(self) -> None:

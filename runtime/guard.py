@@ -10,11 +10,12 @@ keeps its own clamps and watchdog, and neither trusts the other.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 
-from mjx_exo.device import limit_torque
+from mjx_exo.device import TorqueLimits, limit_torque
 from runtime.channels import read_channels
 from runtime.commission import Commissioning, StandingCalibration
 from runtime.feed import FreezeWatch, SampleAge, SampleFeed
@@ -74,9 +75,14 @@ class Guard:
         if self.stage == Stage.BOOT:
             self._enter(now_s, Stage.LINK, "waiting for the device")
 
-    def linked(self, now_s: float, device_rate_hz: float) -> None:
-        """The device answered the greeting. In FAULT the fault stays; calibration and commissioning start over."""
+    def linked(self, now_s: float, device_rate_hz: float, limits: TorqueLimits | None = None) -> None:
+        """The device answered the greeting. In FAULT the fault stays; calibration and commissioning start over.
+
+        `limits` replaces those of the configuration, for a device that allows less.
+        """
         self._link_up = True
+        if limits is not None:
+            self.config = dataclasses.replace(self.config, limits=limits)
         self.feed = SampleFeed(device_rate_hz, self.config.rate_hz)
         self._calibrated, self._sample, self._last_tick_s = False, None, now_s
         self.commissioning = Commissioning(self.config.rate_hz)

@@ -1,0 +1,209 @@
+"""Every sample, stage and timing of a session, without the loop ever waiting for a disk.
+
+`add` packs a row into a preallocated ring; a thread writes what is new to `rows.bin` ten times a second, so a crash, a
+kill or a full disk costs at most a tenth of a second of data and never the loop. A recording is a folder:
+
+    header.json    contract, profile, settings, and the columns of a row
+    rows.bin       packed little-endian rows, one per sensor frame
+    events.jsonl   what happened when: {"time_s", "kind", "stage", "text", …}
+    summary.json   written at the end
+
+`python -m runtime.convert FOLDER` makes CSV or Parquet of it. The columns are described in `COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mjx_exo.errors import UserError
+
+FORMAT_VERSION = 1
+FLUSH_S = 0.1
+RING_ROWS = 1 << 15  # 65 s at 500 Hz between two flushes
+
+
+class Column(NamedTuple):
+    """One column of a row; `code` as in `struct`."""
+
+    name: str
+    code: str
+    meaning: str
+
+
+def _pair(name: str, meaning: str) -> tuple[Column, Column]:
+    return Column(f"{name}_r", "f", f"right: {meaning}"), Column(f"{name}_l", "f", f"left: {meaning}")
+
+
+COLUMNS = (
+    Column("host_time_s", "d", "monotonic host clock when the frame was read, s"),
+    Column("device_time_us", "Q", "the device's clock when the sample was taken, µs"),
+    Column("sequence", "I", "sequence number of the sensor frame"),
+    Column("stage", "B", "stage of the guard after this frame, see header.json"),
+    Column("rows", "B", "window rows this frame became (0: not due at the student's rate; 2, 3: gap bridged)"),
+    Column("flush", "B", "1: the window was emptied before this frame"),
+    Column("answered", "B", "1: a torque frame was sent for it; 0: superseded by a newer frame of the same read"),
+    Column("inferred", "B", "1: the student was evaluated on it"),
+    Column("walking", "B", "1: the wearer walks"),
+    Column("limited", "B", "1: a limit changed the torque"),
+    Column("armed", "B", "1: the torque frame said armed"),
+    Column("flags", "H", "flags of the sensor frame, see PROTOCOL.md"),
+    Column("applied_echo", "I", "sequence of the sample whose answer the device applied last"),
+    *_pair("gyro_raw", "thigh angular velocity as sent, rad/s, flexion positive"),
+    *_pair("gyro", "the same without bias: what the window holds, rad/s"),
+    *_pair("student", "the policy's torque, Nm/kg, flexion positive; NaN before the first"),
+    *_pair("intent", "student × mass × scale × gain, Nm, before limits"),
+    *_pair("torque", "torque sent, Nm"),
+    *_pair("applied", "torque the device says it applied, Nm"),
+    *_pair("measured", "torque the device measured, Nm; NaN where it does not"),
+    *_pair("velocity", "hip velocity, rad/s; NaN where it is not measured"),
+    *_pair("hip_angle", "hip angle, rad, flexion positive; NaN where it is not measured"),
+    *_pair("temperature", "actuator, °C; NaN where it is not measured"),
+    Column("gain", "f", "soft start and stop, 0..1"),
+    Column("latency_s", "f", "from the frame being readable to the torque frame written, s; NaN if not answered"),
+    Column("inference_s", "f", "the student's share of it, s; NaN if not inferred"),
+)
+_ROW = struct.Struct("<" + "".join(column.code for column in COLUMNS))
+_NUMPY = {"d": "<f8", "f": "<f4", "Q": "<u8", "I": "<u4", "H": "<u2", "B": "u1"}
+DTYPE = np.dtype([(column.name, _NUMPY[column.code]) for column in COLUMNS])
+
+
+class Recorder:
+    """Writes one folder. `add` and `event` are for the loop; everything slow happens in a thread."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], ring_rows: int = RING_ROWS):
+        """Creates `folder`; raises UserError if it is not empty or cannot be written."""
+        self.folder = folder
+        self.lost_rows = 0  # overwritten before they could be written: the disk was too slow for the whole ring
+        self.error: str | None = None  # why writing stopped
+        self._ring = bytearray(ring_rows * _ROW.size)
+        self._ring_rows = ring_rows
+        self._head = 0  # rows added
+        self._tail = 0  # rows written
+        self._events: deque[dict[str, Any]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UserError(f"log folder {folder} is not empty; choose another")
+            columns = [column._asdict() for column in COLUMNS]
+            write_json(folder / "header.json", {"format": FORMAT_VERSION, "columns": columns, **header})
+            self._rows_file = open(folder / "rows.bin", "wb", buffering=0)  # noqa: SIM115
+            self._events_file = open(folder / "events.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"log folder {folder}: cannot be written ({error.strerror})") from None
+        self._thread = threading.Thread(target=self._spill, name="recorder", daemon=True)
+        self._thread.start()
+
+    def add(self, *values: Any) -> None:
+        """One row, values in the order of COLUMNS."""
+        _ROW.pack_into(self._ring, (self._head % self._ring_rows) * _ROW.size, *values)
+        self._head += 1
+
+    def event(self, time_s: float, kind: str, **details: Any) -> None:
+        """One line of events.jsonl; `details` are JSON values."""
+        self._events.append({"time_s": time_s, "kind": kind, **details})
+
+    @property
+    def rows_written(self) -> int:
+        """Rows that are in the file."""
+        return self._tail - self.lost_rows
+
+    def finish(self) -> None:
+        """Writes what is left and stops the thread; nothing can be added afterwards."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=5.0)
+
+    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+        """`finish`, then the summary. Safe to call twice."""
+        self.finish()
+        with contextlib.suppress(OSError):
+            self._rows_file.close()
+            self._events_file.close()
+            if summary is not None:
+                write_json(self.folder / "summary.json", summary)
+
+    def _spill(self) -> None:
+        while True:
+            closing = self._closing
+            try:
+                self._flush()
+            except OSError as error:
+                self.error = f"recording to {self.folder} stopped: {error.strerror}"
+                return
+            if closing:
+                return
+            self._wake.wait(FLUSH_S)
+
+    def _flush(self) -> None:
+        head = self._head
+        if head - self._tail > self._ring_rows:
+            self.lost_rows += head - self._tail - self._ring_rows
+            self._tail = head - self._ring_rows
+        view = memoryview(self._ring)
+        while self._tail < head:
+            first = self._tail % self._ring_rows
+            count = min(head - self._tail, self._ring_rows - first)
+            self._rows_file.write(view[first * _ROW.size : (first + count) * _ROW.size])
+            self._tail += count
+        if self._events:
+            while self._events:
+                self._events_file.write(json.dumps(self._events.popleft()) + "\n")
+            self._events_file.flush()
+
+
+class Recording(NamedTuple):
+    """A folder read back. `rows` is a structured array with the fields of COLUMNS."""
+
+    header: dict[str, Any]
+    rows: np.ndarray
+    events: list[dict[str, Any]]
+
+
+def load_recording(folder: str | Path) -> Recording:
+    """Reads a recording, also one whose writer was killed (half a row or half a line at the end is left out).
+
+    Raises UserError naming the file that cannot be read.
+    """
+    folder = Path(folder)
+    try:
+        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        data = (folder / "rows.bin").read_bytes()
+        lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"recording {folder}: {error.filename} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"recording {folder}: header.json is not JSON ({error})") from None
+    if header.get("format") != FORMAT_VERSION:
+        raise UserError(f"recording {folder}: format {header.get('format')!r}, this program reads {FORMAT_VERSION}")
+    dtype = np.dtype([(column["name"], _NUMPY[column["code"]]) for column in header["columns"]])
+    rows = np.frombuffer(data, dtype=dtype, count=len(data) // dtype.itemsize)
+    events = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return Recording(header, rows, events)
+
+
+def new_folder(parent: str | Path) -> Path:
+    """A folder name under `parent` with the present date and time."""
+    return Path(parent) / time.strftime("exo-%Y%m%d-%H%M%S")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Atomically: under another name first."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
