@@ -20,8 +20,8 @@ MODULE_WINDOWS: dict[str, tuple[tuple[float, float], ...]] = {
     "M5 leg swing": ((50.0, 70.0),),
     "M6 mediolateral": ((0.0, 12.0), (50.0, 62.0)),
 }
-"""Percent of the gait cycle; beyond 100 is the next cycle's beginning. "Early stance" of M4 is read as 0 to 10 %, "around
-double support" of M6 as the two double supports of walking."""
+"""Percent of the gait cycle; beyond 100 is the next cycle's beginning. "Early stance" of M4 is read as 0 to 10 %,
+"around double support" of M6 as the two double supports of walking."""
 
 GROUP_MODULES: dict[str, tuple[str, ...]] = {
     "abd": ("M1 weight acceptance",),
@@ -105,7 +105,7 @@ def on_times(curves: Mapping[str, np.ndarray], seed: int = 0) -> OnTimes | None:
         baseline={group: float(row.mean()) for group, row in shifted.items()},
         mean_overlap=found,
         mean_baseline=float(table.mean()),
-        p=float(np.mean(chance >= found - 1e-12)),
+        p=float((np.count_nonzero(chance >= found - 1e-12) + 1) / (DRAWS + 1)),
     )
 
 

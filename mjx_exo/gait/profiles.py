@@ -89,7 +89,7 @@ def compare_profiles(reference: np.ndarray, measured: np.ndarray, stride_time_s:
 
 
 def compare_series(reference: np.ndarray, measured: np.ndarray) -> SeriesComparison:
-    """Compares two arrays of one shape, e.g. [T, 2] Nm/kg, sample by sample; samples that are not finite are left out."""
+    """Compares two arrays of one shape, e.g. [T, 2] Nm/kg, sample by sample, where both are finite."""
     reference, measured = np.asarray(reference, float), np.asarray(measured, float)
     keep = np.isfinite(reference) & np.isfinite(measured)
     reference, measured = reference[keep], measured[keep]
