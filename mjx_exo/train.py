@@ -1,0 +1,119 @@
+"""`python -m mjx_exo.train`: teaches a muscle-driven person to walk.
+
+Examples:
+  python -m mjx_exo.train --preset quick                 26 muscles, level ground, 1.25 m/s; minutes on a laptop
+  python -m mjx_exo.train --preset walk --out runs/walk  full range of speeds and slopes
+  python -m mjx_exo.train --resume runs/walk             go on where a run was stopped, killed or unplugged
+  python -m mjx_exo.train --preset quick --walking.body myolegs --walking.num-envs 512
+
+The run folder holds the configuration, versions, log (JSON lines and TensorBoard), checkpoints of the whole state and,
+at the end, summary.json and a picture. Ctrl-C ends a run cleanly; it can be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mjx_exo.errors import UserError, run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What was asked for besides the training itself."""
+
+    preset: str
+    out: Path | None
+    resume: Path | None
+    rest: list[str]
+
+
+def parse_request(argv: list[str]) -> Request:
+    """Splits the arguments of `python -m mjx_exo.train` from those of the configuration."""
+    parser = argparse.ArgumentParser(prog="mjx_exo.train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", type=Path)
+    known, rest = parser.parse_known_args(argv)
+    return Request(known.preset, known.out, known.resume, rest)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    request = parse_request(argv)
+    from mjx_exo import command_line, presets
+
+    if request.resume is not None:
+        config = _stored_config(request.resume)
+    else:
+        config = presets.preset(request.preset)
+    description = f"{__doc__}\n\nPresets: " + "; ".join(f"{k}: {v[0]}" for k, v in presets.PRESETS.items())
+    if "--help" in request.rest or "-h" in request.rest:
+        print("--preset NAME   configuration to start from: " + ", ".join(presets.PRESETS))
+        print("--out DIR       run folder; default runs/PRESET-seedS-TIME")
+        print("--resume DIR    go on with the run in DIR\n")
+    config = command_line.parse(presets.TrainConfig, config, request.rest, "mjx_exo.train", description)
+    folder = request.resume or request.out or _default_folder(request.preset, config.seed)
+    return run(config, folder, resume=request.resume is not None)
+
+
+def run(config: Any, folder: Path, resume: bool) -> int:
+    """Trains, checks and draws; returns 0, or 130 if the run was stopped and can be resumed."""
+    from mjx_exo.learning import trainer
+    from mjx_exo.walking.build import build_environment
+
+    print(f"body {config.walking.body}: preparing (fitted once, then kept)", flush=True)
+    env = build_environment(config.walking)
+    command = f"python -m mjx_exo.train --resume {shlex.quote(str(folder))}"
+    result = trainer.train(
+        env,
+        config.ppo,
+        folder,
+        seed=config.seed,
+        resume=resume,
+        identity=identity(config.walking),
+        settings={"walking": dataclasses.asdict(config.walking)},
+        options=trainer.RunOptions(resume_command=command),
+    )
+    if not result.finished:
+        return 130
+    from mjx_exo.training_report import finish_run
+
+    summary = finish_run(config, result, folder)
+    print(json.dumps(summary, indent=2))
+    print(f"results: {folder}/summary.json, {folder}/walking.png, {folder}/learning.png")
+    return 0
+
+
+def identity(walking: Any) -> dict[str, str]:
+    """What a checkpoint belongs to: bodies and devices do not mix."""
+    return {"body": walking.body, "device": walking.device, "device_mode": walking.device_mode}
+
+
+def _default_folder(preset: str, seed: int) -> Path:
+    return Path("runs") / f"{preset}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _stored_config(folder: Path) -> Any:
+    """The configuration of a run that is to be resumed."""
+    from mjx_exo.config_files import train_config_from_dict
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"nothing to resume in {folder}: it holds no config.json of a run")
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON ({error}); allowed: the file a run wrote") from None
+    return train_config_from_dict(stored["settings"], str(file))
+
+
+if __name__ == "__main__":
+    run_command(main)

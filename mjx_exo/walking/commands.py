@@ -1,0 +1,80 @@
+"""What the walker is asked: speed and slope, changing at a limited rate, and pushes it is not told about."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mjx_exo.walking.config import CommandConfig
+
+GRAVITY_M_S2 = 9.81
+
+
+class Command(NamedTuple):
+    """Commands of N environments, the values they move towards, and the push that acts now."""
+
+    speed_m_s: Array  # [N]
+    speed_target_m_s: Array  # [N]
+    slope_rad: Array  # [N], uphill positive
+    slope_target_rad: Array  # [N]
+    push_n: Array  # [N, 3], world
+    push_left_s: Array  # [N]
+
+
+def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array) -> Command:
+    """Fresh commands, already reached. `widen` (0…1) opens the ranges from their middle."""
+    speed_key, slope_key = jax.random.split(key)
+    speed = _draw(speed_key, config.speed_m_s, num_envs, widen)
+    slope = _draw(slope_key, config.slope_rad, num_envs, widen)
+    return Command(speed, speed, slope, slope, jnp.zeros((num_envs, 3)), jnp.zeros(num_envs))
+
+
+def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) -> Array:
+    low, high = span
+    middle = 0.5 * (low + high)
+    return middle + widen * 0.5 * (high - low) * jax.random.uniform(key, (num_envs,), minval=-1.0, maxval=1.0)
+
+
+def advance_command(key: Array, command: Command, config: CommandConfig, dt_s: float, widen: Array, harsh: Array) -> Command:
+    """One control step: new targets now and then, values follow at a limited rate, pushes come and go.
+
+    `harsh` (0…1) scales the pushes.
+    """
+    draw_key, when_key, push_key, size_key, angle_key = jax.random.split(key, 5)
+    n = command.speed_m_s.shape[0]
+    fresh = draw_command(draw_key, config, n, widen)
+    if config.resample_s > 0:
+        change = jax.random.uniform(when_key, (n,)) < dt_s / config.resample_s
+        speed_target = jnp.where(change, fresh.speed_m_s, command.speed_target_m_s)
+        slope_target = jnp.where(change, fresh.slope_rad, command.slope_target_rad)
+    else:
+        speed_target, slope_target = command.speed_target_m_s, command.slope_target_rad
+    push, left = command.push_n, command.push_left_s - dt_s
+    if config.push_n > 0:
+        begin = (jax.random.uniform(push_key, (n,)) < dt_s / config.push_every_s) & (left <= 0)
+        size = harsh * config.push_n * jax.random.uniform(size_key, (n,))
+        angle = jax.random.uniform(angle_key, (n,), maxval=2 * jnp.pi)
+        new = size[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(n)], -1)
+        left = jnp.where(begin, config.push_s, left)
+        push = jnp.where(begin[:, None], new, jnp.where((left > 0)[:, None], push, 0.0))
+    return Command(
+        speed_m_s=_follow(command.speed_m_s, speed_target, config.speed_rate_m_s2 * dt_s),
+        speed_target_m_s=speed_target,
+        slope_rad=_follow(command.slope_rad, slope_target, config.slope_rate_rad_s * dt_s),
+        slope_target_rad=slope_target,
+        push_n=push,
+        push_left_s=left,
+    )
+
+
+def _follow(value: Array, target: Array, step: float) -> Array:
+    return value + jnp.clip(target - value, -step, step)
+
+
+def gravity(slope_rad: Array) -> Array:
+    """Gravity [N, 3] of a slope [N]: uphill positive, walking along +x."""
+    zero = jnp.zeros_like(slope_rad)
+    return GRAVITY_M_S2 * jnp.stack([-jnp.sin(slope_rad), zero, -jnp.cos(slope_rad)], -1)

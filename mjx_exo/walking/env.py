@@ -1,0 +1,448 @@
+"""The walking environment: N wearers, batched by construction, on any engine.
+
+One control step turns synergy activations (and, with an active device, two hip torques) into muscle excitations,
+advances the physics, and returns what each actor sees and earns. Finished environments start again by themselves.
+Left and right are exchanged in the second half of the gait cycle, so that one half cycle is learned once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+
+from mjx_exo.device import DeviceProfile, limit_torque
+from mjx_exo.musculoskeletal.synergy import synergy_basis
+from mjx_exo.physics.interface import Drive, Engine, PhysicsState, Readings
+from mjx_exo.walking import exo_rewards, observations
+from mjx_exo.walking.commands import GRAVITY_M_S2, Command, advance_command, draw_command, gravity
+from mjx_exo.walking.config import WalkingConfig
+from mjx_exo.walking.features import (
+    AXIAL,
+    LATERAL,
+    PAIR,
+    PAIR_POLAR,
+    POLAR,
+    SCALAR,
+    Feature,
+    Kinematics,
+    kinematics,
+    sagittal_gyro,
+)
+from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
+from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states
+
+SPEED_FILTER_S = 0.5  # an instantaneous speed reward settles 5 % slow; one filtered over half a second, 2 %
+_CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency of the gait clock at a speed; it grows with its square root
+_ACTION_CLIP = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Actor:
+    """One actor's sizes and which of its inputs are scaled by hand."""
+
+    name: str
+    observation_size: int
+    privileged_size: int
+    action_size: int
+    observation_fixed: tuple[bool, ...]
+    privileged_fixed: tuple[bool, ...]
+
+
+class Exo(NamedTuple):
+    """The device's controller side: what was asked last and what is still on its way."""
+
+    requested_nm: Array  # [N, 2], after the limiter, before delay and actuator lag
+    delayed_nm: Array  # [N, D, 2], oldest first
+
+
+class Curriculum(NamedTuple):
+    """What hardens with training; scalars."""
+
+    strictness: Array  # 0…1
+    widen: Array  # 0…1, how much of the command ranges is open
+
+
+@struct.dataclass
+class EnvState:
+    """Everything needed to go on exactly."""
+
+    physics: PhysicsState
+    sensors: Array
+    readings: Readings
+    command: Command
+    exo: Exo
+    curriculum: Curriculum
+    phase: Array  # [N] gait clock of the right leg, 0…1
+    speed_filtered_m_s: Array
+    previous_action: Array
+    time_s: Array
+    key: Array
+    observation: dict[str, Array]
+    privileged: dict[str, Array]
+    reward: dict[str, Array]
+    terminated: Array
+    truncated: Array
+    metrics: dict[str, Array]
+
+
+def clock_frequency_hz(speed_m_s: Array) -> Array:
+    """Stride frequency of the gait clock (by construction, not learned)."""
+    return _CLOCK_HZ * jnp.sqrt(jnp.maximum(speed_m_s, 0.2) / _CLOCK_SPEED)
+
+
+class WalkingEnv:
+    """See the module's docstring. `engine` must carry the device's mass if `profile` is worn."""
+
+    def __init__(self, config: WalkingConfig, engine: Engine, profile: DeviceProfile | None = None):
+        self.config, self.engine, self.profile = config, engine, profile
+        self.num_envs = engine.num_envs
+        self.control_dt = config.control_dt_s
+        self.active = config.device_mode == "active"
+        body = engine.body
+        self.basis = synergy_basis(config.synergies, body)
+        self.trunk_muscles = 0 if body.trunk is None else len(body.trunk.paths.muscles)
+        self.human_action_size = 2 * self.basis.size + 2 * self.trunk_muscles + (config.clock_freedom > 0)
+        self._weights = jnp.asarray(self.basis.weights.T, jnp.float32)  # [S, M]
+        self._legs = body.leg_joint_index()
+        self._trunk = np.array([i for i in range(len(body.joint_names)) if i not in set(self._legs.ravel())], dtype=int)
+        names = body.leg.paths.joints
+        self._hip, self._hip_rotation = names.index("hip_flexion"), names.index("hip_rotation")
+        starts = build_start_states(body, engine.wearers, float(clock_frequency_hz(jnp.float32(REFERENCE_SPEED_M_S))))
+        self._starts = jax.tree.map(jnp.asarray, dataclasses.asdict(starts))
+        self._wearer_of = jnp.asarray(engine.wearer_of)
+        masses = np.array([w.mass_kg or body.mass_kg for w in engine.wearers])
+        self.body_mass_kg = jnp.asarray(masses[np.asarray(engine.wearer_of)], jnp.float32)
+        heights = np.array([body.length_scale(w) for w in engine.wearers])
+        strength = np.array([w.strength for w in engine.wearers])
+        wearer = np.stack([heights - 1.0, masses / body.mass_kg - 1.0, strength - 1.0], -1) * 5.0
+        self._wearer = jnp.asarray(wearer[np.asarray(engine.wearer_of)], jnp.float32)
+        self._standing = jnp.asarray(starts.standing_height_m)[self._wearer_of]
+        worn = 0.0 if profile is None else profile.mass.total_kg
+        self._body_weight = (self.body_mass_kg + worn) * GRAVITY_M_S2
+        self._ticks = 1
+        self._delay = 1
+        if self.active:
+            self._ticks = max(1, round(config.control_dt_s * profile.link.rate_hz))
+            self._limits = jax.tree.map(lambda x: jnp.asarray(x), profile.limits(self.body_mass_kg))
+            self._limits = self._limits._replace(limit_nm=self._limits.limit_nm[:, None])
+            self._delay = max(1, round(profile.actuator.delay_s * profile.link.rate_hz))
+        self._tick_s = config.control_dt_s / self._ticks
+        steps = self._tick_s / config.physics_step_s
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(f"physics step {config.physics_step_s} s does not divide the tick of {self._tick_s} s")
+        self._steps = round(steps)
+        example = jax.eval_shape(self._example_features)
+        actors = [("human", observations.HUMAN, self.human_action_size)]
+        if self.active:
+            actors.append(("exo", observations.EXO, 2))
+        self._tables, self._critic_tables, specs = {}, {}, []
+        for name, entries, action_size in actors:
+            table = observations.ObservationTable(entries, example)
+            extra = tuple(e for e in observations.CRITIC if e.feature not in table.sizes)
+            critic = observations.ObservationTable((*entries, *extra), example)
+            self._tables[name], self._critic_tables[name] = table, critic
+            specs.append(Actor(name, table.size, critic.size, action_size, table.fixed, critic.fixed))
+        self.actors = tuple(specs)
+
+    # ---------------------------------------------------------------- contract
+
+    def reset(self, key: Array) -> EnvState:
+        """A fresh state of all environments."""
+        key, start_key = jax.random.split(key)
+        curriculum = Curriculum(jnp.float32(0.0), jnp.float32(0.0))
+        state = self._fresh(start_key, curriculum, key)
+        return self._observe(state)
+
+    def step(self, state: EnvState, action: dict[str, Array]) -> EnvState:
+        """One control step of all environments."""
+        key, command_key, reset_key = jax.random.split(state.key, 3)
+        human = jnp.clip(action["human"], -_ACTION_CLIP, _ACTION_CLIP)
+        swap = self._swap_by_clock(state)
+        excitation, applied_action, bend = self.excitation(human, swap)
+        command = advance_command(
+            command_key, state.command, self.config.command, self.control_dt, state.curriculum.widen,
+            state.curriculum.strictness,
+        )  # fmt: skip
+        if self.active:
+            wanted = self._torque_from_action(action["exo"], self._swap_by_thighs(state))
+            physics, readings, exo = self._advance_with_device(state, excitation, command, wanted)
+        else:
+            drive = Drive(excitation, jnp.zeros((self.num_envs, 2)), command.push_n, gravity(command.slope_rad))
+            physics, readings = self.engine.step(state.physics, drive, self._steps)
+            exo = state.exo
+        return self._finish(state, physics, readings, exo, command, applied_action, bend, key, reset_key)
+
+    def curriculum(self, state: EnvState, stats: dict[str, Array]) -> EnvState:
+        """Hardens the task while episodes are long, softens it while they are short."""
+        config = self.config.curriculum
+        step = 1.0 / config.rise_updates
+        long_enough = stats["episode_seconds"] >= config.start_episode_s
+        change = jnp.where(long_enough, step, -config.fall_back * step)
+        strictness = jnp.clip(state.curriculum.strictness + change, 0.0, 1.0).astype(jnp.float32)
+        widen = jnp.maximum(state.curriculum.widen, strictness)
+        return state.replace(curriculum=Curriculum(strictness, widen))
+
+    def with_command(self, state: EnvState, speed_m_s: Array, slope_rad: Array, strictness: float = 1.0) -> EnvState:
+        """The state started anew with given commands [N], no pushes, and walking at about the commanded speed."""
+        scale = (speed_m_s / jnp.maximum(state.command.speed_m_s, 0.1))[:, None]
+        zeros = jnp.zeros(self.num_envs)
+        return self._observe(
+            state.replace(
+                command=Command(speed_m_s, speed_m_s, slope_rad, slope_rad, jnp.zeros((self.num_envs, 3)), zeros),
+                physics=state.physics._replace(qvel=state.physics.qvel * scale),
+                speed_filtered_m_s=state.physics.qvel[:, 0] * scale[:, 0],
+                curriculum=Curriculum(jnp.float32(strictness), jnp.float32(1.0)),
+            )
+        )
+
+    # ---------------------------------------------------------------- actions
+
+    def excitation(self, human: Array, swap: Array) -> tuple[Array, Array, Array]:
+        """Muscle excitations [N, M] (0…1), the action in right–left order [N, A], and the clock's relative speed [N]."""
+        n, s = human.shape[0], self.basis.size
+        legs = human[:, : 2 * s].reshape(n, 2, s)
+        legs = jnp.where(swap[:, None, None], legs[:, ::-1], legs)
+        config = self.config
+        excitation = config.excitation_rest + config.excitation_gain * legs @ self._weights
+        parts, actions = [excitation.reshape(n, -1)], [legs.reshape(n, -1)]
+        if self.trunk_muscles:
+            trunk = human[:, 2 * s : 2 * s + 2 * self.trunk_muscles].reshape(n, 2, self.trunk_muscles)
+            trunk = jnp.where(swap[:, None, None], trunk[:, ::-1], trunk)
+            parts.append((config.excitation_rest + config.excitation_gain * trunk).reshape(n, -1))
+            actions.append(trunk.reshape(n, -1))
+        bend = jnp.ones(n)
+        if config.clock_freedom > 0:
+            bend = 1.0 + config.clock_freedom * jnp.tanh(human[:, -1])
+            actions.append(human[:, -1:])
+        return jnp.clip(jnp.concatenate(parts, -1), 0.0, 1.0), jnp.concatenate(actions, -1), bend
+
+    def _swap_by_clock(self, state: EnvState) -> Array:
+        return state.phase >= 0.5
+
+    def _swap_by_thighs(self, state: EnvState) -> Array:
+        """The device has no clock: the thigh that is further forward leads."""
+        hip = state.physics.qpos[:, 7:][:, self._legs[:, self._hip]]
+        return hip[:, 1] > hip[:, 0]
+
+    def _torque_from_action(self, action: Array, swap: Array) -> Array:
+        """Desired torque [N, 2] in Nm from an exoskeleton action [N, 2]; 1 is the limit."""
+        ordered = jnp.where(swap[:, None], action[:, ::-1], action)
+        return jnp.tanh(0.5 * ordered) * self._limits.limit_nm
+
+    def _advance_with_device(self, state: EnvState, excitation: Array, command: Command, wanted_nm: Array):
+        """Physics in ticks of the device's own rate: limiter, transport delay, actuator lag."""
+        physics, exo, parts = state.physics, state.exo, []
+        for _ in range(self._ticks):
+            velocity = physics.qvel[:, 6:][:, self._legs[:, self._hip]]
+            requested = limit_torque(self._limits, wanted_nm, exo.requested_nm, velocity, self._tick_s)
+            queue = jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1)
+            drive = Drive(excitation, exo.delayed_nm[:, 0], command.push_n, gravity(command.slope_rad))
+            exo = Exo(requested, queue)
+            physics, readings = self.engine.step(physics, drive, self._steps)
+            parts.append(readings)
+        return physics, merge_readings(parts), exo
+
+    # ---------------------------------------------------------------- after the physics
+
+    def _finish(self, state, physics, readings, exo, command, action, bend, key, reset_key) -> EnvState:
+        dt = self.control_dt
+        speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
+        phase = (state.phase + dt * bend * clock_frequency_hz(command.speed_m_s)) % 1.0
+        moved = state.replace(
+            physics=physics, sensors=readings.sensors, readings=readings, command=command, exo=exo, phase=phase,
+            speed_filtered_m_s=speed, previous_action=action, time_s=state.time_s + dt, key=key,
+        )  # fmt: skip
+        k = self._kinematics(moved)
+        reward, metrics = self._reward(state, moved, k)
+        terminated = self._fallen(moved, k)
+        truncated = jnp.where(terminated > 0, 0.0, (moved.time_s >= self.config.episode_s - 1e-4).astype(jnp.float32))
+        done = (terminated + truncated) > 0
+        metrics |= {
+            "speed_m_s": physics.qvel[:, 0],
+            "episode_seconds": moved.time_s,
+            "episode_fell": terminated,
+            "strictness": jnp.full(self.num_envs, state.curriculum.strictness),
+        }
+        fresh = self._fresh(reset_key, state.curriculum, key)
+
+        def choose(new: Array, old: Array) -> Array:
+            if new.ndim == 0 or new.shape[0] != self.num_envs:
+                return old
+            return jnp.where(done.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+        kept = ("key", "curriculum", "observation", "privileged", "reward", "terminated", "truncated", "metrics")
+        parts = {
+            f.name: jax.tree.map(choose, getattr(fresh, f.name), getattr(moved, f.name))
+            for f in dataclasses.fields(EnvState)
+            if f.name not in kept
+        }
+        after = moved.replace(**parts, reward=reward, terminated=terminated, truncated=truncated, metrics=metrics)
+        return self._observe(after)
+
+    def _reward(self, before: EnvState, after: EnvState, k: Kinematics) -> tuple[dict[str, Array], dict[str, Array]]:
+        leg_angles = k.joint_rad[:, self._legs]
+        strictness = after.curriculum.strictness
+        terms = reward_terms(
+            RewardInputs(
+                kinematics=k,
+                readings=after.readings,
+                activation=after.physics.activation,
+                action=after.previous_action,
+                previous_action=before.previous_action,
+                body_weight_n=self._body_weight,
+                speed_filtered_m_s=after.speed_filtered_m_s,
+                speed_command_m_s=after.command.speed_m_s,
+                leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
+                hip_rotation_rad=leg_angles[:, :, self._hip_rotation],
+                impact_free_bw=1.25 - 0.1 * strictness,
+            )
+        )
+        parts = weighted(terms, self.config.loose, self.config.strict, strictness)
+        reward = {"human": sum(parts.values())}
+        metrics = {f"reward/{name}": value for name, value in parts.items()}
+        metrics["activation_squared"] = terms["effort"]
+        if self.active:
+            exo_parts = exo_rewards.reward_terms(before, after, self._limits, self.body_mass_kg)
+            reward["exo"] = sum(exo_parts.values())
+            metrics |= {f"exo/{name}": value for name, value in exo_parts.items()}
+            metrics["exo_torque_nm_kg"] = jnp.abs(after.physics.exo_torque_nm).mean(-1) / self.body_mass_kg
+        return reward, metrics
+
+    def _fallen(self, state: EnvState, k: Kinematics) -> Array:
+        """1 where the walker fell, turned away, ran off its line or walked backwards."""
+        low = k.position_m[:, 2] < 0.78 * self._standing
+        tilted = k.up[:, 2] < 0.7
+        turned = jnp.abs(k.yaw_rad) > 0.8
+        aside = jnp.abs(k.position_m[:, 1]) > 1.5
+        backwards = state.speed_filtered_m_s < -0.3
+        broken = ~jnp.isfinite(k.position_m[:, 2])
+        return (low | tilted | turned | aside | backwards | broken).astype(jnp.float32)
+
+    # ---------------------------------------------------------------- starting
+
+    def _fresh(self, key: Array, curriculum: Curriculum, next_key: Array) -> EnvState:
+        """Start states of all environments: a posture of the cycle, moving at about the commanded speed."""
+        n = self.num_envs
+        command_key, phase_key, speed_key, noise_key, act_key = jax.random.split(key, 5)
+        command = draw_command(command_key, self.config.command, n, curriculum.widen)
+        index = jax.random.randint(phase_key, (n,), 0, PHASES)
+        scale = command.speed_m_s / REFERENCE_SPEED_M_S * jax.random.uniform(speed_key, (n,), minval=0.85, maxval=1.1)
+        qpos = self._starts["qpos"][self._wearer_of, index]
+        noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
+        qpos = jnp.concatenate([qpos[:, :7], qpos[:, 7:] + noise], -1)
+        qvel = self._starts["qvel"][self._wearer_of, index] * scale[:, None]
+        state_shape, reading_shape = self.engine.shapes()
+        physics = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state_shape)
+        activation = 0.05 + 0.05 * jax.random.uniform(act_key, physics.activation.shape)
+        physics = physics._replace(qpos=qpos, qvel=qvel, activation=activation)
+        readings = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), reading_shape)
+        sensors = self._starts["sensors"][self._wearer_of, index]
+        zeros = jnp.zeros(n)
+        return EnvState(
+            physics=physics,
+            sensors=sensors,
+            readings=readings._replace(sensors=sensors),
+            command=command,
+            exo=Exo(jnp.zeros((n, 2)), jnp.zeros((n, self._delay, 2))),
+            curriculum=curriculum,
+            phase=self._starts["phase"][index],
+            speed_filtered_m_s=qvel[:, 0],
+            previous_action=jnp.zeros((n, self.human_action_size)),
+            time_s=zeros,
+            key=next_key,
+            observation={},
+            privileged={},
+            reward={a: zeros for a in self._actor_names()},
+            terminated=zeros,
+            truncated=zeros,
+            metrics=self._zero_metrics(),
+        )
+
+    def _actor_names(self) -> tuple[str, ...]:
+        return ("human", "exo") if self.active else ("human",)
+
+    def _zero_metrics(self) -> dict[str, Array]:
+        names = [f"reward/{f.name}" for f in dataclasses.fields(type(self.config.loose))]
+        names += ["speed_m_s", "episode_seconds", "episode_fell", "strictness", "activation_squared"]
+        if self.active:
+            names += [f"exo/{name}" for name in exo_rewards.TERMS] + ["exo_torque_nm_kg"]
+        return {name: jnp.zeros(self.num_envs) for name in names}
+
+    # ---------------------------------------------------------------- observing
+
+    def _kinematics(self, state: EnvState) -> Kinematics:
+        return kinematics(state.physics, state.sensors, gravity(state.command.slope_rad))
+
+    def features(self, state: EnvState) -> dict[str, Feature]:
+        """Everything an observation table may name."""
+        k = self._kinematics(state)
+        n = self.num_envs
+        legs = k.joint_rad[:, self._legs]
+        leg_velocities = k.joint_velocity_rad_s[:, self._legs]
+        leg_count = 2 * self.basis.weights.shape[0]
+        half_phase = 4.0 * jnp.pi * state.phase
+        ground = jnp.array([1.0, 1.0, 0.0])
+
+        def relative(place: Array) -> Array:
+            return place - ground * k.position_m[:, None, :]
+
+        activation = state.physics.activation
+        return {
+            "pelvis_height": Feature((k.position_m[:, 2:3] / self._standing[:, None] - 1.0) * 10.0, SCALAR),
+            "up": Feature(k.up, POLAR),
+            "velocity": Feature(k.velocity_m_s, POLAR),
+            "angular_velocity": Feature(k.angular_velocity_rad_s, AXIAL),
+            "leg_angles": Feature(legs, PAIR),
+            "leg_velocities": Feature(leg_velocities, PAIR),
+            "trunk_angles": Feature(k.joint_rad[:, self._trunk], LATERAL),
+            "trunk_velocities": Feature(k.joint_velocity_rad_s[:, self._trunk], LATERAL),
+            "foot_load": Feature(state.readings.foot_force_n[:, :, 2] / self._body_weight[:, None], PAIR),
+            "heel_position": Feature(relative(k.heel_m), PAIR_POLAR),
+            "toe_position": Feature(relative(k.toe_m), PAIR_POLAR),
+            "thigh_gyro": Feature(sagittal_gyro(k.thigh_gyro_rad_s), PAIR),
+            "yaw": Feature(k.yaw_rad[:, None], LATERAL),
+            "lateral_offset": Feature(k.position_m[:, 1:2], LATERAL),
+            "activation": Feature(activation[:, :leg_count].reshape(n, 2, -1), PAIR),
+            "clock": Feature(jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
+            "speed_command": Feature(state.command.speed_m_s[:, None], SCALAR),
+            "speed_error": Feature((state.speed_filtered_m_s - state.command.speed_m_s)[:, None] * 2.0, SCALAR),
+            "slope": Feature(state.command.slope_rad[:, None] * 5.0, SCALAR),
+            "exo_torque": Feature(state.physics.exo_torque_nm / self.body_mass_kg[:, None] * 5.0, PAIR),
+            "wearer": Feature(self._wearer, SCALAR),
+            "push": Feature(state.command.push_n / 50.0, POLAR),
+            "time_left": Feature((self.config.episode_s - state.time_s)[:, None] / 10.0, SCALAR),
+        }
+
+    def _example_features(self) -> dict[str, Array]:
+        key = jax.random.PRNGKey(0)
+        features = self.features(self._fresh(key, Curriculum(jnp.float32(0), jnp.float32(0)), key))
+        return {name: feature.value for name, feature in features.items()}
+
+    def _observe(self, state: EnvState) -> EnvState:
+        features = self.features(state)
+        swaps = {"human": self._swap_by_clock(state)}
+        if self.active:
+            swaps["exo"] = self._swap_by_thighs(state)
+        return state.replace(
+            observation={a: t.assemble(features, swaps[a]) for a, t in self._tables.items()},
+            privileged={a: t.assemble(features, swaps[a]) for a, t in self._critic_tables.items()},
+        )
+
+    def describe_observations(self) -> dict[str, list[tuple[str, int, bool]]]:
+        """Per actor, the table of what it sees: (name, size, scaled by hand)."""
+        return {name: table.describe() for name, table in self._tables.items()}
+
+
+def merge_readings(parts: list[Readings]) -> Readings:
+    """Readings of one control step from those of its ticks: means are averaged, instants are the last."""
+    last = parts[-1]
+    means = jax.tree.map(lambda *x: sum(x) / len(x), *parts)
+    return means._replace(
+        sensors=last.sensors, fibre_length=last.fibre_length, fibre_velocity=last.fibre_velocity
+    )

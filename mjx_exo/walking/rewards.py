@@ -1,0 +1,82 @@
+"""Reward terms of the human actor: named, unweighted, per environment.
+
+No motion capture and no norm curve is in here. The gait clock rewards a loaded, still foot in its stance phase and an
+unloaded one in swing; everything else is what a walker pays for: effort, limits, impact, falling, not going where asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from mjx_exo.physics.interface import Readings
+from mjx_exo.walking.config import RewardWeights
+from mjx_exo.walking.features import Kinematics
+
+STANCE = (0.03, 0.58)  # share of the gait cycle in which a foot should carry load
+SWING = (0.63, 0.98)  # share in which it should not
+_LOADED_BW = 0.4  # a foot with this much of body weight counts as fully loaded
+
+
+class RewardInputs(NamedTuple):
+    """What the terms are computed from. N environments; [right, left] pairs."""
+
+    kinematics: Kinematics
+    readings: Readings
+    activation: Array  # [N, M]
+    action: Array  # [N, A]
+    previous_action: Array  # [N, A]
+    body_weight_n: Array  # [N]
+    speed_filtered_m_s: Array  # [N]
+    speed_command_m_s: Array  # [N]
+    leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
+    hip_rotation_rad: Array  # [N, 2]
+    impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
+
+
+def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array) -> Array:
+    """0…1 per leg: in stance, loaded and still; in swing, unloaded; free in between. All [N, 2]."""
+    loaded = jnp.clip(load_bw / _LOADED_BW, 0.0, 1.0)
+    stance = (phase >= STANCE[0]) & (phase < STANCE[1])
+    swing = (phase >= SWING[0]) & (phase < SWING[1])
+    still = jnp.exp(-4.0 * foot_speed_m_s**2)
+    return jnp.where(stance, loaded * still, jnp.where(swing, 1.0 - loaded, 0.5))
+
+
+def reward_terms(x: RewardInputs) -> dict[str, Array]:
+    """Every term of `RewardWeights`, unweighted, [N] each."""
+    k, r = x.kinematics, x.readings
+    speed_error = x.speed_filtered_m_s - x.speed_command_m_s
+    tilt_sq = k.up[:, 0] ** 2 + k.up[:, 1] ** 2
+    load = r.foot_force_n[:, :, 2] / x.body_weight_n[:, None]
+    foot_speed = jnp.minimum(
+        jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
+    )
+    early = (x.leg_phase < 0.08) | (x.leg_phase > 0.96)
+    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.05, -1.0, 1.0)
+    return {
+        "speed": jnp.exp(-3.0 * speed_error**2),
+        "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2),
+        "upright": jnp.exp(-12.0 * tilt_sq),
+        "clock": clock_agreement(x.leg_phase, load, foot_speed).mean(axis=-1),
+        "alive": jnp.ones_like(speed_error),
+        "heel_first": (early * toe_above_heel).sum(axis=-1),
+        "effort": (x.activation**2).mean(axis=-1),
+        "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
+        "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
+        "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
+        "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
+        "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
+    }
+
+
+def weighted(terms: dict[str, Array], loose: RewardWeights, strict: RewardWeights, strictness: Array) -> dict[str, Array]:
+    """Terms times their weights, which go from loose to strict with `strictness` (0…1, scalar)."""
+    loose_by_name, strict_by_name = dataclasses.asdict(loose), dataclasses.asdict(strict)
+    return {
+        name: value * (loose_by_name[name] + strictness * (strict_by_name[name] - loose_by_name[name]))
+        for name, value in terms.items()
+    }
