@@ -16,9 +16,9 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of everything random."""
-    walking: WalkingConfig = WalkingConfig()
+    walking: WalkingConfig = dataclasses.field(default_factory=WalkingConfig)
     """The task: body, engine, commands, rewards, curriculum."""
-    ppo: PPOConfig = PPOConfig()
+    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     """The learner."""
 
 

@@ -1,7 +1,7 @@
 """A published body compiled once and kept on disk: segments, path polynomials and muscle constants.
 
-Fitting takes seconds to a minute; the result is cached by a hash of the description, the compiling code and the versions
-of MuJoCo and myo-sim, so that changing any of them compiles anew and a stale body is never used.
+Fitting takes some seconds; the result is cached by a hash of the description, the compiling code and the versions of
+MuJoCo and myo-sim, so that changing any of them compiles anew and a stale body is never used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Muscle paths as polynomials of the joint angles they cross.
 
-Path geometry with moving points and wrapping is what makes a musculoskeletal model slow. A polynomial L(q) fitted to the
-published path over the joint ranges replaces it; the moment arm is its derivative, r(q) = −∂L/∂q, so work is conserved
-by construction. Dependent joints of the published model stay on their constraint polynomials while sampling and their
+Path geometry with moving points and wrapping is what makes a musculoskeletal model slow. A polynomial L(q) fitted to
+the published path over the joint ranges replaces it; the moment arm is its derivative, r(q) = −∂L/∂q, so work is
+conserved by construction. Dependent joints of the published model stay on their constraint polynomials while sampling and their
 derivatives are chained in.
 
 All muscles of a limb share one table of monomials of the normalised angles, built by one multiplication each, and one
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from mjx_exo.musculoskeletal.bodies import BodyDescription, JointSource, range_rad, walking_range_rad
+from mjx_exo.musculoskeletal.bodies import JointSource, range_rad, walking_range_rad
 
 _ARM_FLOOR_M = 5e-4  # a joint a muscle moves by less than this (max over samples) is not crossed
 _RANGE_MARGIN_RAD = 0.05
@@ -27,8 +27,8 @@ _RANGE_MARGIN_RAD = 0.05
 class PathPolynomials:
     """Lengths and moment arms of the M muscles of one limb over its J joints.
 
-    With x = (q − centre)/half_range (clipped to ±1), monomial k = monomial parent[k] · x[variable[k]] (monomial 0 is 1),
-    `matrix @ monomials` gives first M lengths (m), then one moment arm (m) per row of `crossings`.
+    With x = (q − centre)/half_range (clipped to ±1), monomial k = monomial parent[k] · x[variable[k]] (monomial 0 is
+    1), `matrix @ monomials` gives first M lengths (m), then one moment arm (m) per row of `crossings`.
     """
 
     joints: tuple[str, ...]  # without side
@@ -160,8 +160,8 @@ def _full_range(model, joints: Sequence[JointSource], side: str) -> tuple[np.nda
 def fit_paths(model: mujoco.MjModel, samples: PathSamples, side: str = "r") -> PathPolynomials:
     """Least squares on lengths and moment arms together, one shared monomial table.
 
-    The degree of each muscle is the smallest that brings its moment arms within 0.5 mm RMS over the walking range, up to
-    the largest its number of joints allows.
+    The degree of each muscle is the smallest that brings its moment arms within 0.5 mm RMS over the walking range, up
+    to the largest its number of joints allows.
     """
     low, high = _full_range(model, samples.joints, side)
     centre = 0.5 * (low + high)

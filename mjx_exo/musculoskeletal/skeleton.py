@@ -183,8 +183,7 @@ def _mirror(segment: Segment) -> Segment:
         inertia_kg_m2=tuple(map(tuple, _MIRROR @ np.array(segment.inertia_kg_m2) @ _MIRROR)),
         # A rotation axis is a pseudovector: mirroring in y flips its x and z.
         hinges=tuple(
-            dataclasses.replace(h, name=other(h.name), axis=(-h.axis[0], h.axis[1], -h.axis[2]))
-            for h in segment.hinges
+            dataclasses.replace(h, name=other(h.name), axis=(-h.axis[0], h.axis[1], -h.axis[2])) for h in segment.hinges
         ),
         spheres=tuple(
             dataclasses.replace(s, name=other(s.name), position_m=point(s.position_m)) for s in segment.spheres
@@ -240,9 +239,7 @@ def _add_point_mass(segment: Segment, mass_kg: float, place_m: np.ndarray) -> Se
     for mass, place in ((segment.mass_kg, com), (mass_kg, place_m)):
         arm = place - new_com
         inertia = inertia + mass * (arm @ arm * np.eye(3) - np.outer(arm, arm))
-    return dataclasses.replace(
-        segment, mass_kg=total, com_m=tuple(new_com), inertia_kg_m2=tuple(map(tuple, inertia))
-    )
+    return dataclasses.replace(segment, mass_kg=total, com_m=tuple(new_com), inertia_kg_m2=tuple(map(tuple, inertia)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,9 +376,7 @@ def add_sensors(root: ElementTree.Element) -> None:
     for tag, prefix in (("framepos", "position"), ("framelinvel", "velocity")):
         for place in ("heel", "toe"):
             for s in suffixes:
-                ElementTree.SubElement(
-                    sensor, tag, name=f"{place}_{prefix}{s}", objtype="site", objname=f"{place}{s}"
-                )
+                ElementTree.SubElement(sensor, tag, name=f"{place}_{prefix}{s}", objtype="site", objname=f"{place}{s}")
 
 
 def _text(values) -> str:

@@ -1,8 +1,8 @@
 """C MuJoCo on a thread pool, reached from inside `jit` by one callback for the whole batch.
 
-On a laptop this is the fast path: one core steps the light skeleton three times as often as MJX does on two. The muscle
-arithmetic runs beside `mj_step` in the same compiled loop (numba calls MuJoCo's C function), so a control step costs one
-callback however many physics steps it holds.
+On a laptop this is the fast path: one core steps the light skeleton three times as often as MJX does on two. The
+muscle arithmetic runs beside `mj_step` in the same compiled loop (numba calls MuJoCo's C function), so a control step
+costs one callback however many physics steps it holds.
 
 The callback keeps no state: solver warm start goes in and out, gravity and pushes are inputs, and every job owns its
 model and data, so the same inputs give the same outputs whatever ran before.
@@ -27,6 +27,7 @@ from mjx_exo.conventions import SIDES
 from mjx_exo.device import DeviceProfile
 from mjx_exo.musculoskeletal.compiled import CompiledBody
 from mjx_exo.musculoskeletal.muscle import muscle_functions
+from mjx_exo.musculoskeletal.skeleton import sensor_slices
 from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.physics.interface import (
     LIMIT_DAMPING_NM_S,
@@ -39,7 +40,6 @@ from mjx_exo.physics.interface import (
     Readings,
     actuator_bandwidth_hz,
 )
-from mjx_exo.musculoskeletal.skeleton import sensor_slices
 
 _FORCE = sensor_slices()["foot_force"]
 _njit = numba.njit(nogil=True, error_model="numpy", fastmath=False)
@@ -59,7 +59,9 @@ _activate, _tension = _curves.activate, _curves.tension
 def _mujoco_step() -> Any:
     """`mj_step` as a C function pointer that numba can call with two addresses."""
     folder = Path(mujoco.__file__).parent
-    library = next(p for p in sorted(folder.glob("*mujoco*")) if p.suffix in (".so", ".dylib", ".dll") or ".so." in p.name)
+    library = next(
+        p for p in sorted(folder.glob("*mujoco*")) if p.suffix in (".so", ".dylib", ".dll") or ".so." in p.name
+    )
     function = ctypes.CDLL(str(library)).mj_step
     function.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
     function.restype = None
@@ -134,7 +136,7 @@ def _advance(
         for k in range(3):
             d_xfrc[1, k] = push[e, k]
         torque_r, torque_l = float(exo[e, 0]), float(exo[e, 1])
-        for s in range(steps):
+        for _step in range(steps):
             q, v = d_qpos[ROOT_QPOS:], d_qvel[ROOT_QVEL:]
             moment[:] = 0.0
             damping[:] = 0.0
@@ -153,14 +155,20 @@ def _advance(
             torque_r += exo_alpha * (exo_command[e, 0] - torque_r)
             torque_l += exo_alpha * (exo_command[e, 1] - torque_l)
             for j in range(joints):
-                excess = q[j] - limits[j, 1] if q[j] > limits[j, 1] else (q[j] - limits[j, 0] if q[j] < limits[j, 0] else 0.0)
+                excess = (
+                    q[j] - limits[j, 1]
+                    if q[j] > limits[j, 1]
+                    else (q[j] - limits[j, 0] if q[j] < limits[j, 0] else 0.0)
+                )
                 limit = 0.0
                 limit_damping = 0.0
                 if excess != 0.0:
                     limit = -LIMIT_STIFFNESS_NM * excess - LIMIT_DAMPING_NM_S * v[j]
                     limit_damping = LIMIT_DAMPING_NM_S + timestep * LIMIT_STIFFNESS_NM
                 # The part the integrator treats implicitly is −damping·v at the end of the step.
-                d_ctrl[j] = moment[j] + damping[j] * v[j] + (limit + LIMIT_DAMPING_NM_S * v[j] if excess != 0.0 else 0.0)
+                d_ctrl[j] = (
+                    moment[j] + damping[j] * v[j] + (limit + LIMIT_DAMPING_NM_S * v[j] if excess != 0.0 else 0.0)
+                )
                 d_ctrl[joints + j] = -(damping[j] + limit_damping)
                 passive_moment = limit - passive[j, 0] * q[j] - passive[j, 1] * v[j]
                 power = (moment[j] + passive_moment) * v[j]

@@ -38,7 +38,9 @@ def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) ->
     return middle + widen * 0.5 * (high - low) * jax.random.uniform(key, (num_envs,), minval=-1.0, maxval=1.0)
 
 
-def advance_command(key: Array, command: Command, config: CommandConfig, dt_s: float, widen: Array, harsh: Array) -> Command:
+def advance_command(
+    key: Array, command: Command, config: CommandConfig, dt_s: float, widen: Array, harsh: Array
+) -> Command:
     """One control step: new targets now and then, values follow at a limited rate, pushes come and go.
 
     `harsh` (0…1) scales the pushes.

@@ -72,7 +72,7 @@ class WalkingConfig:
     device: str = ""  # device profile name or path; empty: no device
     device_mode: Literal["absent", "worn", "active"] = "absent"
     wearers: int = 1  # 1: the published body itself; more: drawn from `wearer_range`
-    wearer_range: WearerRange = WearerRange()
+    wearer_range: WearerRange = dataclasses.field(default_factory=WearerRange)
     wearer_seed: int = 0
     command: CommandConfig = CommandConfig()
     curriculum: CurriculumConfig = CurriculumConfig()

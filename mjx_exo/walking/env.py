@@ -8,7 +8,7 @@ Left and right are exchanged in the second half of the gait cycle, so that one h
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +204,7 @@ class WalkingEnv:
     # ---------------------------------------------------------------- actions
 
     def excitation(self, human: Array, swap: Array) -> tuple[Array, Array, Array]:
-        """Muscle excitations [N, M] (0…1), the action in right–left order [N, A], and the clock's relative speed [N]."""
+        """Excitations [N, M] (0…1), the action in right–left order [N, A], and the clock's relative speed [N]."""
         n, s = human.shape[0], self.basis.size
         legs = human[:, : 2 * s].reshape(n, 2, s)
         legs = jnp.where(swap[:, None, None], legs[:, ::-1], legs)
@@ -358,7 +358,7 @@ class WalkingEnv:
             key=next_key,
             observation={},
             privileged={},
-            reward={a: zeros for a in self._actor_names()},
+            reward=dict.fromkeys(self._actor_names(), zeros),
             terminated=zeros,
             truncated=zeros,
             metrics=self._zero_metrics(),
@@ -443,6 +443,4 @@ def merge_readings(parts: list[Readings]) -> Readings:
     """Readings of one control step from those of its ticks: means are averaged, instants are the last."""
     last = parts[-1]
     means = jax.tree.map(lambda *x: sum(x) / len(x), *parts)
-    return means._replace(
-        sensors=last.sensors, fibre_length=last.fibre_length, fibre_velocity=last.fibre_velocity
-    )
+    return means._replace(sensors=last.sensors, fibre_length=last.fibre_length, fibre_velocity=last.fibre_velocity)

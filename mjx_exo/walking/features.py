@@ -107,5 +107,5 @@ def kinematics(physics: PhysicsState, sensors: Array, gravity_m_s2: Array) -> Ki
 
 
 def sagittal_gyro(thigh_gyro_rad_s: Array) -> Array:
-    """[N, 2] thigh angular velocity about the medio-lateral axis, flexion positive, from [N, 2, 3] in the thigh frame."""
+    """[N, 2] thigh angular velocity about the medio-lateral axis, flexion positive, from [N, 2, 3] in its frame."""
     return -thigh_gyro_rad_s[..., 1]

@@ -1,8 +1,8 @@
 """What each actor sees, as one named table with sizes.
 
-`HUMAN` is proprioceptive and privileged (muscle activations, ground forces); `EXO` is the privileged state the teacher's
-torque may depend on and never holds the gait clock, because the device cannot know it; `CRITIC` entries are added for
-value functions only. Entries that the environment scales by hand (`fixed`) are left alone by running normalisation:
+`HUMAN` is proprioceptive and privileged (muscle activations, ground forces); `EXO` is the privileged state the
+teacher's torque may depend on and never holds the gait clock, because the device cannot know it; `CRITIC` entries are
+added for value functions only. Entries that the environment scales by hand (`fixed`) are left alone by running normalisation:
 a command that is constant at first has no variance.
 """
 
@@ -70,7 +70,8 @@ class ObservationTable:
     """Sizes and assembly of one actor's observation."""
 
     def __init__(self, entries: tuple[Entry, ...], example: dict[str, Array]):
-        # `example` holds an array (or its shape) per feature. A body without a moving trunk has no trunk angles: empty features leave the table.
+        # `example` holds an array (or its shape) per feature. A body without a moving trunk has no trunk angles:
+        # empty features leave the table.
         self.entries = tuple(e for e in entries if int(np.prod(example[e.feature].shape[1:])) > 0)
         self.sizes = {e.feature: int(np.prod(example[e.feature].shape[1:])) for e in self.entries}
         self.fixed = tuple(e.fixed for e in self.entries for _ in range(self.sizes[e.feature]))

@@ -1,7 +1,7 @@
 """Reward terms of the human actor: named, unweighted, per environment.
 
 No motion capture and no norm curve is in here. The gait clock rewards a loaded, still foot in its stance phase and an
-unloaded one in swing; everything else is what a walker pays for: effort, limits, impact, falling, not going where asked.
+unloaded one in swing; everything else is what a walker pays for: effort, limits, impact, not going where asked.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     early = (x.leg_phase < 0.08) | (x.leg_phase > 0.96)
     toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.05, -1.0, 1.0)
     return {
-        "speed": jnp.exp(-3.0 * speed_error**2),
+        # Broad enough to find the way from standing, narrow enough to settle close.
+        "speed": 0.5 * jnp.exp(-3.0 * speed_error**2) + 0.5 * jnp.exp(-40.0 * speed_error**2),
         "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": clock_agreement(x.leg_phase, load, foot_speed).mean(axis=-1),
@@ -73,7 +74,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     }
 
 
-def weighted(terms: dict[str, Array], loose: RewardWeights, strict: RewardWeights, strictness: Array) -> dict[str, Array]:
+def weighted(
+    terms: dict[str, Array], loose: RewardWeights, strict: RewardWeights, strictness: Array
+) -> dict[str, Array]:
     """Terms times their weights, which go from loose to strict with `strictness` (0…1, scalar)."""
     loose_by_name, strict_by_name = dataclasses.asdict(loose), dataclasses.asdict(strict)
     return {

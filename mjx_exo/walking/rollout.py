@@ -169,4 +169,3 @@ def to_recordings(env: WalkingEnv, trials: Trials, label: str = "", skip_s: floa
             )
         )
     return result
-

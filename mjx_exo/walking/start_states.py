@@ -1,8 +1,8 @@
 """Start states spread over the gait cycle, already in motion.
 
 Learning from standing ends in a shuffle; learning from postures of the cycle, moving, ends in a walk. Three hand-made
-postures of a half cycle and their mirror images are joined by a periodic spline, which gives a posture and its velocity at any phase.
-No motion capture is involved.
+postures of a half cycle and their mirror images are joined by a periodic spline, which gives a posture and its velocity
+at any phase. No motion capture is involved.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def gait_posture(phase: np.ndarray, frequency_hz: float) -> tuple[dict[str, np.n
     return angles, velocities
 
 
-def build_start_states(
-    body: CompiledBody, wearers: tuple[Wearer, ...], frequency_hz: float
-) -> StartStates:
+def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequency_hz: float) -> StartStates:
     """Start states of every wearer on level ground; pelvis height puts the lowest sphere on the floor."""
     phase = np.arange(PHASES) / PHASES
     angles, velocities = gait_posture(phase, frequency_hz)
