@@ -1,0 +1,235 @@
+"""`python -m export.to_onnx STUDENT --out student.onnx`: the file that the device runs.
+
+A file gets its final name only after onnxruntime, with nothing but that file, has computed what Flax computes: what is
+there agrees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import onnx
+import tyro
+
+from export.check import CheckedFile, check_file
+from export.golden import Parity, flax_torques, parity_windows, streaming_parity, window_parity
+from export.graph import streaming_model, window_model
+from export.metadata import describe
+from mjx_exo.device import DeviceProfile, available_profiles
+from mjx_exo.errors import UserError, run_command
+from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, encode_golden
+from policies.storage import SavedStudent, load_student
+from policies.student import StudentConfig, signals_of
+
+TOLERANCE_NM_PER_KG = 1e-5
+GOLDEN_VECTORS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Exports a student to ONNX, or checks an exported file."""
+
+    student: Annotated[Path | None, tyro.conf.Positional] = None
+    """Directory of the student, as distillation wrote it."""
+    out: Path = Path("student.onnx")
+    """The file to write."""
+    streaming: bool = False
+    """Write the streaming form (one sample and cached convolutions in and out) instead of the window form."""
+    check: Path | None = None
+    """Write nothing; check this exported file, against STUDENT too where one is given."""
+    profile: str = ""
+    """Device profile (name or .toml file) that the student must fit; by default the one it was made for."""
+    windows: int = 1000
+    """Windows on which Flax and the file are compared."""
+    tolerance: float = TOLERANCE_NM_PER_KG
+    """Largest difference allowed, Nm/kg."""
+
+
+class ParityError(Exception):
+    """Flax and the file do not compute the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A written file and what was found when it was checked."""
+
+    path: Path
+    parity: Parity
+    checked: CheckedFile
+
+
+def export_student(
+    student: SavedStudent,
+    out: Path,
+    form: str = "window",
+    windows: int = 1000,
+    tolerance: float = TOLERANCE_NM_PER_KG,
+) -> Exported:
+    """Writes `out` in one of the forms "window" and "streaming", after comparing it with Flax over `windows` windows.
+
+    tolerance: Nm/kg. Raises ParityError when they differ by more; then nothing is left under the final name, and a file
+    that was there before is kept under the name `out` + ".previous". Raises UserError if `out` cannot be written.
+    """
+    golden, _ = parity_windows(student, GOLDEN_VECTORS, seed=1)
+    texts = {
+        METADATA_KEY: describe(student, form),
+        GOLDEN_KEY: encode_golden(golden, flax_torques(student, golden)),
+    }
+    build = window_model if form == "window" else streaming_model
+    model = build(student.config, student.params, texts)
+    temporary = _temporary_beside(out)
+    try:
+        onnx.save(model, temporary)
+        checked = check_file(temporary)
+        parity = compare(student, checked, windows)
+        problem = _problem(parity, checked, tolerance)
+        if problem:
+            kept = _set_aside(out)
+            raise ParityError(f"{out} is not written: {problem}{kept}")
+        temporary.chmod(0o644)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(out, parity, checked)
+
+
+def compare(student: SavedStudent, checked: CheckedFile, windows: int) -> Parity:
+    """Flax against a file, in the form the file has. Raises UserError if the file belongs to another student."""
+    sentence = student.config.contract.difference(checked.contract, "the student", "the file")
+    if sentence:
+        raise UserError(sentence)
+    measure = window_parity if checked.metadata.get("form", "window") == "window" else streaming_parity
+    return measure(student, checked.session, windows)
+
+
+def check_fits(config: StudentConfig, profile: DeviceProfile) -> None:
+    """Raises UserError when a student was not made for this device: its sensors, rate, limits or version."""
+    offered = [signal.name for signal in signals_of(profile.imu.sensors)]
+    for names, others, sentence in (
+        (offered, config.signals, "measures {}, which the student does not take"),
+        (config.signals, offered, "does not measure {}, which the student needs"),
+    ):
+        lacking = [name for name in names if name not in others]
+        if lacking:
+            what = sentence.format(", ".join(lacking))
+            raise UserError(f"profile {profile.name!r} (imu.sensors = {', '.join(profile.imu.sensors)}) {what}")
+    wanted = StudentConfig.for_profile(
+        profile,
+        channels=config.channels,
+        kernel_size=config.kernel_size,
+        dilations=config.dilations,
+        window_samples=config.window_samples,
+    )
+    difference = wanted.contract.difference(config.contract, f"profile {profile.name!r}", "the student")
+    if difference:
+        raise UserError(difference)
+
+
+def run(settings: Settings) -> int:
+    """Does what the command line says; returns the exit code."""
+    if settings.windows < 1:
+        raise UserError(f"--windows = {settings.windows}; allowed: 1 or more")
+    if settings.student is None and settings.check is None:
+        raise UserError("nothing to export: give a STUDENT directory, or --check FILE")
+    student = load_student(settings.student) if settings.student else None
+    if student:
+        config = student.config
+        print(f"student   {settings.student}: {', '.join(config.channel_names)} at {config.rate_hz:g} Hz")
+        print(f"          window {config.window_samples}, receptive field {config.receptive_field} samples")
+        _check_profile(config, settings.profile)
+    if settings.check:
+        return _check_only(settings, student)
+    form = "streaming" if settings.streaming else "window"
+    try:
+        exported = export_student(student, settings.out, form, settings.windows, settings.tolerance)
+    except ParityError as error:
+        print(f"FAILED    {error}")
+        return 1
+    _print_checked(exported.checked)
+    _print_parity(exported.parity, settings.tolerance)
+    print(f"written   {exported.path} ({form} form, {exported.path.stat().st_size / 1024:.0f} KiB)")
+    return 0
+
+
+def _check_only(settings: Settings, student: SavedStudent | None) -> int:
+    checked = check_file(settings.check)
+    print(f"file      {settings.check}: {checked.metadata.get('form')} form, loads alone in an empty folder")
+    _print_checked(checked)
+    parity = compare(student, checked, settings.windows) if student else None
+    if parity:
+        _print_parity(parity, settings.tolerance)
+    problem = _problem(parity, checked, settings.tolerance)
+    print(f"FAILED    {problem}" if problem else "ok")
+    return 1 if problem else 0
+
+
+def _problem(parity: Parity | None, checked: CheckedFile, tolerance: float) -> str:
+    """What is wrong, or nothing."""
+    if parity and not parity.within(tolerance):
+        return (
+            f"Flax and onnxruntime differ by {parity.max_abs_diff_nm_per_kg:.3g} Nm/kg over {parity.windows} windows; "
+            f"allowed: {tolerance:g}"
+        )
+    if not checked.golden_diff_nm_per_kg <= tolerance:
+        return f"golden vectors differ by {checked.golden_diff_nm_per_kg:.3g} Nm/kg; allowed: {tolerance:g}"
+    return ""
+
+
+def _check_profile(config: StudentConfig, name: str) -> None:
+    """Against the profile asked for; otherwise against the student's own where it comes with the project."""
+    if name or config.profile in available_profiles():
+        check_fits(config, DeviceProfile.load(name or config.profile))
+    elif config.profile:
+        print(f"profile   {config.profile!r} is not at hand; not compared (--profile FILE.toml compares)")
+
+
+def _print_checked(checked: CheckedFile) -> None:
+    contract = checked.contract
+    print(f"contract  {', '.join(contract.torque_channels)} within {contract.torque_limit_nm_per_kg!r} Nm/kg")
+    print(f"          profile {contract.profile!r} {contract.profile_hash}")
+    print(f"golden    {checked.golden_vectors} vectors, largest difference {checked.golden_diff_nm_per_kg:.2g} Nm/kg")
+
+
+def _print_parity(parity: Parity, tolerance: float) -> None:
+    share = f"{100 * parity.recorded_share:.0f} % from recorded gait"
+    print(
+        f"parity    Flax against onnxruntime over {parity.windows} windows ({share}): "
+        f"{parity.max_abs_diff_nm_per_kg:.2g} Nm/kg, allowed {tolerance:g}"
+    )
+
+
+def _temporary_beside(out: Path) -> Path:
+    """An empty file in the folder of `out`, which is made if missing. Raises UserError if `out` cannot be written."""
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a directory; give a file name, such as {out / 'student.onnx'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+    os.close(handle)
+    return Path(name)
+
+
+def _set_aside(out: Path) -> str:
+    if not out.exists():
+        return ""
+    previous = out.with_name(out.name + ".previous")
+    os.replace(out, previous)
+    return f" (the earlier file is now {previous})"
+
+
+def main() -> int:
+    """Parses the command line and runs."""
+    return run(tyro.cli(Settings, prog="python -m export.to_onnx", description=__doc__))
+
+
+if __name__ == "__main__":
+    run_command(main)
