@@ -34,11 +34,12 @@ class Curve:
 
 
 def side_signals(recording: Recording, side: str) -> dict[str, np.ndarray]:
-    """Every signal of one leg as [T], in the units people read, by name.
+    """Every signal of one leg as [T], in the units people read, by name; signals with missing values are left out.
 
     `angle/JOINT` degrees, `moment/JOINT` Nm/kg, `limit_size/JOINT` Nm/kg (magnitude of the end stop's moment),
-    `power/JOINT` W/kg, `force/vertical`, `force/forward` and `force/outward` body weights, `torque/exo` and `torque/command` Nm/kg, `gyro/thigh` rad/s,
-    `activation/GROUP` (mean of the group's muscles), `muscle/NAME` (each one, where a group has several).
+    `power/JOINT` W/kg, `force/vertical`, `force/forward` and `force/outward` body weights, `torque/exo` and
+    `torque/command` Nm/kg, `gyro/thigh` rad/s, `activation/GROUP` (mean of the group's muscles), `muscle/NAME` (each
+    one, where a group has several).
     """
     signals: dict[str, np.ndarray] = {}
     column, suffix = SIDES.index(side), f"_{side[0]}"
@@ -64,7 +65,8 @@ def side_signals(recording: Recording, side: str) -> dict[str, np.ndarray]:
         "gyro/thigh": recording.thigh_gyro_rad_s,
     }
     signals |= {name: values[:, column] for name, values in pairs.items() if values is not None}
-    return signals | _activations(recording, suffix)
+    signals |= _activations(recording, suffix)
+    return {name: values for name, values in signals.items() if np.isfinite(values).all()}
 
 
 def _activations(recording: Recording, suffix: str) -> dict[str, np.ndarray]:

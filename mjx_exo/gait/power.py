@@ -41,7 +41,7 @@ def time_mean(time_s: np.ndarray, values: np.ndarray, span_s: tuple[float, float
 
 
 def joint_power_w_kg(recording: Recording) -> np.ndarray | None:
-    """[T, J] biological joint power, W/kg; None when moments or angles were not recorded."""
+    """[T, J] biological joint power, W/kg, nan for a joint without moment; None without any moments or angles."""
     velocity = recording.angular_velocity()
     if velocity is None or recording.biological_moment_nm_kg is None:
         return None
@@ -71,9 +71,11 @@ def mechanical_measures(recording: Recording, span_s: tuple[float, float]) -> di
     if power is not None:
         positive = time_mean(time, np.maximum(power, 0.0), span_s)
         negative = time_mean(time, np.minimum(power, 0.0), span_s)
-        measures["positive_joint_power_W_kg"] = float(positive.sum())
-        measures["negative_joint_power_W_kg"] = float(negative.sum())
+        measures["positive_joint_power_W_kg"] = float(np.nansum(positive))
+        measures["negative_joint_power_W_kg"] = float(np.nansum(negative))
         for index, name in enumerate(recording.joint_names):
+            if np.isnan(positive[index]):
+                continue
             joint = name[:-2] if name.endswith(("_r", "_l")) else name
             for sign, values in (("positive", positive), ("negative", negative)):
                 key = f"{sign}_power_{joint}_W_kg"
@@ -82,7 +84,7 @@ def mechanical_measures(recording: Recording, span_s: tuple[float, float]) -> di
         total = power.copy()
         for column, side in enumerate(SIDES):
             total[:, recording.joint_names.index(joint_name("hip_flexion", side))] += device[:, column]
-        measures["positive_total_power_W_kg"] = float(time_mean(time, np.maximum(total, 0.0), span_s).sum())
+        measures["positive_total_power_W_kg"] = float(np.nansum(time_mean(time, np.maximum(total, 0.0), span_s)))
     if device is not None:
         gain = float(time_mean(time, np.maximum(device, 0.0), span_s).sum())
         loss = float(time_mean(time, np.minimum(device, 0.0), span_s).sum())
