@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -129,12 +130,12 @@ def load_actors(folder: Path, template: Mapping[str, Any], identity: Mapping[str
     return unflatten(arrays, {"actors": dict(template)}, where, "")["actors"]
 
 
-def check_identity(stored: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
-    """Raises `UserError` naming the first thing in which a checkpoint is of something else than this run."""
+def check_identity(stored: Mapping[str, str], wanted: Mapping[str, str], where: Path, kind: str = "checkpoint") -> None:
+    """Raises `UserError` naming the first thing in which a checkpoint or policy is of something else."""
     for name in sorted({*stored, *wanted}):
         if stored.get(name) != wanted.get(name):
             raise UserError(
-                f"checkpoint {where} is of {name} {stored.get(name)!r}, this run is of {name} {wanted.get(name)!r}; "
+                f"{kind} {where} is of {name} {stored.get(name)!r}, this run is of {name} {wanted.get(name)!r}; "
                 "they must be the same"
             )
 
@@ -143,7 +144,7 @@ def check_settings(
     stored: Mapping[str, Any], wanted: Mapping[str, Any], where: Path, free: tuple[str, ...] = ()
 ) -> None:
     """Raises `UserError` naming the settings that changed since a checkpoint, except those that are `free` to."""
-    old, new = dict(_dotted(stored)), dict(_dotted(wanted))
+    old, new = dict(_dotted(stored)), dict(_dotted(as_json(wanted)))
     changed = [name for name in sorted({*old, *new}) if name not in free and old.get(name) != new.get(name)]
     if changed:
         listed = ", ".join(f"{name} was {old.get(name)} and is {new.get(name)}" for name in changed[:3])
@@ -156,7 +157,12 @@ def _dotted(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in settings.items():
             yield from _dotted(value, f"{prefix}.{name}" if prefix else str(name))
     else:
-        yield prefix, list(settings) if isinstance(settings, tuple) else settings
+        yield prefix, settings
+
+
+def as_json(settings: Any) -> Any:
+    """Settings as they come back from a JSON file: tuples are lists, what JSON does not know is text."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:

@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from brax.training import distribution, networks
-from brax.training.acme import running_statistics, specs
 from flax import linen
 
+from mjx_exo.learning.brax_parts import distribution, networks, running_statistics, specs
 from mjx_exo.learning.contract import ActorSpec
+
+Statistics = running_statistics.RunningStatisticsState
+MeanStd = running_statistics.NestedMeanStd
 
 MEAN_LAYER_VARIANCE = 0.01
 """Variance scale of the last policy layer: actions start near zero, so noise alone decides the first steps."""
@@ -34,9 +36,23 @@ class ActorNetworks:
 
 def make_actor_networks(spec: ActorSpec, hidden: tuple[int, ...]) -> ActorNetworks:
     """Policy and value network of one actor, separate, with SiLU hidden layers of the sizes given."""
-    policy = networks.make_policy_network(
-        spec.action_size,
-        spec.observation_size,
+    value = networks.make_value_network(
+        spec.privileged_size,
+        preprocess_observations_fn=_already_normalised,
+        hidden_layer_sizes=hidden,
+        activation=linen.silu,
+    )
+    policy = make_policy_network(spec.observation_size, spec.action_size, hidden)
+    return ActorNetworks(policy, value, distribution.NormalDistribution(spec.action_size))
+
+
+def make_policy_network(
+    observation_size: int, action_size: int, hidden: tuple[int, ...]
+) -> networks.FeedForwardNetwork:
+    """The policy alone, as `ActorNetworks.policy`."""
+    return networks.make_policy_network(
+        action_size,
+        observation_size,
         preprocess_observations_fn=_already_normalised,
         hidden_layer_sizes=hidden,
         activation=linen.silu,
@@ -44,13 +60,6 @@ def make_actor_networks(spec: ActorSpec, hidden: tuple[int, ...]) -> ActorNetwor
         noise_std_type="log",
         mean_kernel_init=jax.nn.initializers.variance_scaling(MEAN_LAYER_VARIANCE, "fan_in", "uniform"),
     )
-    value = networks.make_value_network(
-        spec.privileged_size,
-        preprocess_observations_fn=_already_normalised,
-        hidden_layer_sizes=hidden,
-        activation=linen.silu,
-    )
-    return ActorNetworks(policy, value, distribution.NormalDistribution(spec.action_size))
 
 
 def _already_normalised(inputs: jax.Array, _: Any) -> jax.Array:
@@ -67,17 +76,14 @@ def with_log_std(policy_params: Any, value: jax.Array) -> Any:
     return {"params": {**policy_params["params"], "std_logparam": {"log_value": value}}}
 
 
-def init_statistics(size: int) -> running_statistics.RunningStatisticsState:
+def init_statistics(size: int) -> Statistics:
     """Running mean and standard deviation of an input of that size, before any sample."""
     return running_statistics.init_state(specs.Array((size,), jnp.dtype("float32")))
 
 
 def update_statistics(
-    statistics: running_statistics.RunningStatisticsState,
-    inputs: jax.Array,
-    fixed: jax.Array | None,
-    std_floor: float,
-) -> running_statistics.RunningStatisticsState:
+    statistics: Statistics, inputs: jax.Array, fixed: jax.Array | None, std_floor: float
+) -> Statistics:
     """Statistics with inputs (..., size) added. Inputs marked in `fixed`, (size,) bool, keep mean 0 and std 1."""
     updated = running_statistics.update(statistics, inputs, std_min_value=std_floor)
     if fixed is None:
@@ -85,6 +91,6 @@ def update_statistics(
     return updated.replace(mean=jnp.where(fixed, 0.0, updated.mean), std=jnp.where(fixed, 1.0, updated.std))
 
 
-def normalise(inputs: jax.Array, statistics: running_statistics.NestedMeanStd, clip: float) -> jax.Array:
+def normalise(inputs: jax.Array, statistics: MeanStd, clip: float) -> jax.Array:
     """Inputs (..., size) with the running mean taken off, divided by the running std, clipped to ± `clip`."""
     return running_statistics.normalize(inputs, statistics, max_abs_value=clip)

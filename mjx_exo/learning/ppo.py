@@ -17,87 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from brax.training.acme.running_statistics import RunningStatisticsState
-from brax.training.agents.ppo.losses import compute_gae
-from flax import struct
 
-from mjx_exo.learning import networks
+from mjx_exo.learning import losses, networks
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.learning.contract import ActorSpec, Environment, EnvState
-
-Stats = dict[str, jax.Array]
-
-
-@struct.dataclass
-class ActorState:
-    """Everything one actor has learnt and needs to go on learning."""
-
-    policy_params: Any
-    value_params: Any
-    policy_optimizer: optax.OptState
-    value_optimizer: optax.OptState
-    observation_statistics: RunningStatisticsState
-    privileged_statistics: RunningStatisticsState
-    learning_rate: jax.Array
-    """Scalar: Adam step size of the policy, steered."""
-    noise_fallen: jax.Array
-    """Scalar 0..1: how far the noise has fallen from `std_start` to `std_end`."""
-
-
-@struct.dataclass
-class EpisodeTracker:
-    """Running episodes, and averages over about the last N finished ones."""
-
-    steps: jax.Array
-    """(N,) steps of the running episode so far."""
-    returns: dict[str, jax.Array]
-    """Per actor (N,): unscaled reward of the running episode so far."""
-    finished: jax.Array
-    """Scalar: number of finished episodes."""
-    averages: Stats
-    """Scalars over finished episodes: `episode_seconds`, `fall_share`, `<actor>/return`, metrics named episode…"""
-
-
-@struct.dataclass
-class TrainState:
-    """The whole training state; saving and loading it continues the run exactly."""
-
-    actors: dict[str, ActorState]
-    env: Any
-    episodes: EpisodeTracker
-    key: jax.Array
-    updates: jax.Array
-    """Scalar: updates done so far."""
-
-
-@struct.dataclass
-class ActorBatch:
-    """What one actor saw and did: T steps of N environments."""
-
-    observation: jax.Array
-    """[T, N, o] as the environment gave it."""
-    privileged: jax.Array
-    """[T, N, p] as the environment gave it."""
-    final_privileged: jax.Array
-    """[N, p] after the last step."""
-    action: jax.Array
-    """[T, N, a]."""
-    mean: jax.Array
-    """[T, N, a] mean of the policy that acted."""
-    reward: jax.Array
-    """[T, N] unscaled."""
-
-
-@struct.dataclass
-class Batch:
-    """A rollout, ready for `PPO.update`."""
-
-    actors: dict[str, ActorBatch]
-    terminated: jax.Array
-    """[T, N] 1 where the step ended an episode by failure."""
-    truncated: jax.Array
-    """[T, N] 1 where the step ended an episode by the time limit."""
-    stats: Stats
+from mjx_exo.learning.state import ActorBatch, ActorState, Batch, EpisodeTracker, Stats, TrainState
 
 
 class PPO:
@@ -223,7 +147,7 @@ class PPO:
         config = self.config.of(name)
         if config.frozen:
             return actor
-        ceiling = jnp.log(noise_ceiling(config, actor.noise_fallen))
+        ceiling = jnp.log(losses.noise_ceiling(config, actor.noise_fallen))
         floor = ceiling + jnp.log(config.std_floor_share)
         bounded = jnp.clip(networks.log_std(actor.policy_params), floor, ceiling)
         return actor.replace(policy_params=networks.with_log_std(actor.policy_params, bounded))
@@ -269,10 +193,10 @@ class PPO:
             stats |= _finite(f"{name}/action", actor_batch.action)
             if not config.frozen:
                 learn = lambda actor, b=batch, s=spec, k=actor_key: self._update_actor(s, actor, b, k)  # noqa: E731
-                actors[name], losses = jax.lax.cond(
+                actors[name], learnt = jax.lax.cond(
                     stats["progress"] >= config.learns_from, learn, _leave_alone, state.actors[name]
                 )
-                stats |= {f"{name}/{key}": value for key, value in losses.items()}
+                stats |= {f"{name}/{what}": value for what, value in learnt.items()}
                 stats |= _finite(f"{name}/parameters", (actors[name].policy_params, actors[name].value_params))
             stats[f"{name}/learning_rate"] = actors[name].learning_rate
             stats[f"{name}/std"] = jnp.mean(jnp.exp(networks.log_std(actors[name].policy_params)))
@@ -293,21 +217,21 @@ class PPO:
 
         def gradient_step(carry: Any, minibatch: dict[str, jax.Array]) -> tuple[Any, Stats]:
             policy_params, value_params, policy_optimizer, value_optimizer = carry
-            (_, losses), policy_gradient = jax.value_and_grad(policy_loss, has_aux=True)(
+            (_, stats), policy_gradient = jax.value_and_grad(losses.policy_loss, has_aux=True)(
                 policy_params, minibatch, nets, config, actor
             )
-            value_loss_, value_gradient = jax.value_and_grad(value_loss)(value_params, minibatch, nets)
+            loss, value_gradient = jax.value_and_grad(losses.value_loss)(value_params, minibatch, nets)
             policy_params, policy_optimizer = _descend(
                 config, policy_params, policy_gradient, policy_optimizer, actor.learning_rate
             )
             value_params, value_optimizer = _descend(
                 config, value_params, value_gradient, value_optimizer, config.value_learning_rate
             )
-            losses |= {"value_loss": value_loss_}
-            return (policy_params, value_params, policy_optimizer, value_optimizer), losses
+            stats |= {"value_loss": loss}
+            return (policy_params, value_params, policy_optimizer, value_optimizer), stats
 
         def epoch(carry: Any, epoch_key: jax.Array) -> tuple[Any, Stats]:
-            order = jax.random.permutation(epoch_key, self.steps_per_update)
+            order = losses.shuffled_order(epoch_key, self.steps_per_update)
             shuffled = {
                 name: value[order].reshape(self.config.minibatches, size, *value.shape[1:])
                 for name, value in data.items()
@@ -315,18 +239,18 @@ class PPO:
             return jax.lax.scan(gradient_step, carry, shuffled)
 
         start = (actor.policy_params, actor.value_params, actor.policy_optimizer, actor.value_optimizer)
-        end, losses = jax.lax.scan(epoch, start, jax.random.split(key, self.config.epochs))
-        kl = jnp.mean(losses.pop("kl")[-1])
+        end, stats = jax.lax.scan(epoch, start, jax.random.split(key, self.config.epochs))
+        kl = jnp.mean(stats.pop("kl")[-1])
         mine = batch.actors[spec.name]
         learnt = actor.replace(
             policy_params=end[0],
             value_params=end[1],
             policy_optimizer=end[2],
             value_optimizer=end[3],
-            learning_rate=steer(config, actor.learning_rate, kl),
-            noise_fallen=let_noise_fall(config, actor.noise_fallen, batch.stats, self.updates),
+            learning_rate=losses.steer(config, actor.learning_rate, kl),
+            noise_fallen=losses.let_noise_fall(config, actor.noise_fallen, batch.stats, self.updates),
         )
-        stats = {name: jnp.mean(value) for name, value in losses.items()} | value_stats | {"kl": kl}
+        stats = {name: jnp.mean(value) for name, value in stats.items()} | value_stats | {"kl": kl}
         return self._observe(spec, learnt, mine.observation, mine.privileged), stats
 
     def _targets(self, spec: ActorSpec, actor: ActorState, batch: Batch) -> tuple[dict[str, jax.Array], Stats]:
@@ -336,14 +260,9 @@ class PPO:
         privileged = networks.normalise(mine.privileged, actor.privileged_statistics, clip)
         final = networks.normalise(mine.final_privileged, actor.privileged_statistics, clip)
         values = nets.value.apply(None, actor.value_params, privileged)
-        targets, advantages = compute_gae(
-            truncation=batch.truncated,
-            termination=batch.terminated,
-            rewards=mine.reward * config.reward_scale,
-            values=values,
-            bootstrap_value=nets.value.apply(None, actor.value_params, final),
-            lambda_=config.gae_lambda,
-            discount=config.discount,
+        final_value = nets.value.apply(None, actor.value_params, final)
+        targets, advantages = losses.estimate(
+            config, mine.reward, values, final_value, batch.terminated, batch.truncated
         )
         std = jnp.exp(networks.log_std(actor.policy_params))
         rows = {
@@ -371,51 +290,6 @@ class PPO:
                 actor.privileged_statistics, privileged, _fixed(spec, "privileged_fixed"), floor
             ),
         )
-
-
-def policy_loss(
-    params: Any, rows: dict[str, jax.Array], nets: networks.ActorNetworks, config: ActorConfig, before: ActorState
-) -> tuple[jax.Array, Stats]:
-    """Clipped surrogate loss minus the entropy bonus, a scalar, over rows (B, …); `before` is the actor that acted."""
-    mean, std = nets.policy.apply(None, params, rows["observation"])
-    ratio = jnp.exp(nets.distribution.log_prob((mean, std), rows["action"]) - rows["log_prob"])
-    clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
-    surrogate = -jnp.mean(jnp.minimum(ratio * rows["advantage"], clipped * rows["advantage"]))
-    old_std = jnp.exp(networks.log_std(before.policy_params))
-    old = nets.distribution.create_dist((rows["mean"], old_std))
-    new = nets.distribution.create_dist((mean, std))
-    entropy = jnp.sum(networks.log_std(params))
-    loss = surrogate - config.entropy_cost * (1 - before.noise_fallen) * entropy
-    clip_share = jnp.mean((jnp.abs(ratio - 1) > config.clip).astype(jnp.float32))
-    return loss, {"policy_loss": surrogate, "kl": jnp.mean(new.kl_divergence(old)), "clip_share": clip_share}
-
-
-def value_loss(params: Any, rows: dict[str, jax.Array], nets: networks.ActorNetworks) -> jax.Array:
-    """Half the mean squared error of the value function, a scalar, over rows (B, …)."""
-    return 0.5 * jnp.mean(jnp.square(nets.value.apply(None, params, rows["privileged"]) - rows["target"]))
-
-
-def steer(config: ActorConfig, learning_rate: jax.Array, kl: jax.Array) -> jax.Array:
-    """The next step size: smaller if the last update moved the policy too far, larger if hardly, within its bounds."""
-    smaller = jnp.where(kl > 2 * config.kl_target, learning_rate / config.kl_factor, learning_rate)
-    steered = jnp.where(kl < 0.5 * config.kl_target, learning_rate * config.kl_factor, smaller)
-    return jnp.clip(steered, *config.learning_rate_bounds)
-
-
-def noise_ceiling(config: ActorConfig, fallen: jax.Array) -> jax.Array:
-    """Largest standard deviation of the actions when the noise has fallen by that share (0..1), geometrically."""
-    return config.std_start * (config.std_end / config.std_start) ** fallen
-
-
-def let_noise_fall(config: ActorConfig, fallen: jax.Array, stats: Stats, updates: int) -> jax.Array:
-    """How far the noise has fallen after one more of `updates` updates.
-
-    Excitation is clipped at zero and rectifies noise, so a policy that learnt in loud noise does not walk without it;
-    but with little noise nothing is found. So it falls, and only once the episodes last.
-    """
-    lasts = stats["episode_seconds"] >= config.noise_falls_after_s
-    may_fall = lasts | (stats["progress"] >= config.noise_falls_latest)
-    return jnp.minimum(1.0, fallen + jnp.where(may_fall, 1.0 / (config.noise_fall_share * updates), 0.0))
 
 
 def _optimizer(config: ActorConfig) -> optax.GradientTransformation:

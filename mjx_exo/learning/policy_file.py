@@ -1,0 +1,135 @@
+"""Small files for using a policy: parameters, normaliser, configuration, hash. What `policies/pretrained/` holds.
+
+    DIR/policy.npz    arrays of every actor
+    DIR/policy.json   sizes, what the policy is for, how it was trained, the SHA-256 of policy.npz
+
+A policy without its normaliser is worthless and one for another body is dangerous, so both travel with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mjx_exo.cache import write_atomically
+from mjx_exo.errors import UserError
+from mjx_exo.learning import networks
+from mjx_exo.learning.checkpoint import Manifest, check_identity, flatten, plain_errors, unflatten
+from mjx_exo.learning.config import settings_hash
+from mjx_exo.learning.ppo import PPO, ActorState
+
+FORMAT_VERSION = 1
+"""Raised whenever the meaning of a stored array changes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Trained actors, ready to act. `arrays` is a pytree, so `act` may be traced."""
+
+    arrays: Mapping[str, Any]
+    description: Mapping[str, Any]
+    """The content of policy.json."""
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """Names of the actors."""
+        return tuple(sorted(self.arrays))
+
+    def act(self, actor: str, observation: jax.Array) -> jax.Array:
+        """Deterministic action (..., action_size) for observations (..., observation_size)."""
+        sizes, arrays = self.description["actors"][actor], self.arrays[actor]
+        statistics = networks.MeanStd(mean=arrays["mean"], std=arrays["std"])
+        inputs = networks.normalise(observation, statistics, self.description["observation_clip"])
+        return _network(sizes).apply(None, arrays["params"], inputs)[0]
+
+
+def export_policy(folder: Path, ppo: PPO, actors: Mapping[str, ActorState], manifest: Manifest) -> None:
+    """Writes the policies of a training state's actors; `manifest` says what they belong to."""
+    arrays = {
+        name: {
+            "params": actor.policy_params,
+            "mean": actor.observation_statistics.mean,
+            "std": actor.observation_statistics.std,
+        }
+        for name, actor in actors.items()
+    }
+    sizes = {
+        spec.name: {
+            "observation_size": spec.observation_size,
+            "action_size": spec.action_size,
+            "hidden": list(ppo.config.of(spec.name).hidden),
+        }
+        for spec in ppo.env.actors
+        if spec.name in actors
+    }
+    flat = flatten(arrays)
+
+    def save_arrays(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **flat)
+
+    with plain_errors(folder):
+        write_atomically(folder / "policy.npz", save_arrays)
+        description = {
+            "format_version": FORMAT_VERSION,
+            "actors": sizes,
+            "observation_clip": ppo.config.observation_clip,
+            "control_dt_s": ppo.env.control_dt,
+            "identity": dict(manifest.identity),
+            "settings": manifest.settings,
+            "settings_hash": settings_hash(manifest.settings),
+            "versions": dict(manifest.versions),
+            "seed": manifest.seed,
+            "env_steps": manifest.env_steps,
+            "wall_seconds": manifest.wall_seconds,
+            "sha256": _sha256(folder / "policy.npz"),
+        }
+        text = json.dumps(description, indent=2, sort_keys=True, default=str) + "\n"
+        write_atomically(folder / "policy.json", lambda path: path.write_text(text))
+
+
+def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Policy:
+    """Reads a policy written by `export_policy`.
+
+    Raises `UserError` if a file is missing or damaged, has another format version, or, with `identity` given, is for
+    another body or device.
+    """
+    try:
+        description = json.loads((folder / "policy.json").read_text())
+        digest = _sha256(folder / "policy.npz")
+    except OSError as error:
+        raise UserError(f"no policy in {folder}: cannot read {error.filename}") from error
+    except ValueError as error:
+        raise UserError(f"{folder / 'policy.json'} is not JSON: {error}") from error
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(f"policy {folder} has format version {version}; this program reads {FORMAT_VERSION}")
+    if digest != description["sha256"]:
+        raise UserError(f"{folder / 'policy.npz'} is damaged: its SHA-256 is not the one in policy.json")
+    if identity is not None:
+        stored = {name: description["identity"].get(name, "") for name in identity}
+        check_identity(stored, identity, folder, "policy")
+    template = {name: _template(sizes) for name, sizes in description["actors"].items()}
+    with np.load(folder / "policy.npz") as arrays:
+        return Policy(unflatten(dict(arrays), template, folder), description)
+
+
+def _template(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    params = jax.eval_shape(_network(sizes).init, jax.random.key(0))
+    statistics = jax.eval_shape(lambda: networks.init_statistics(sizes["observation_size"]))
+    return {"params": params, "mean": statistics.mean, "std": statistics.std}
+
+
+def _network(sizes: Mapping[str, Any]) -> Any:
+    return networks.make_policy_network(sizes["observation_size"], sizes["action_size"], tuple(sizes["hidden"]))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
