@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from mjx_exo.conventions import GYRO_CHANNELS, SIDE_SUFFIX, SIDES
+from mjx_exo.conventions import SIDE_SUFFIX, SIDES
 from mjx_exo.errors import UserError
 from runtime.messages import Sensor
 
@@ -57,12 +57,10 @@ def channels_of(sensors: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_channels(names: tuple[str, ...], source: str) -> None:
-    """Raises UserError when a policy wants a channel that no device sends, or not the gyroscopes first."""
+    """Raises UserError when a policy wants a channel that no device sends."""
     unknown = [name for name in names if name not in READERS]
     if unknown:
         raise UserError(f"{source}: input channel {unknown[0]!r} is unknown; known are {', '.join(READERS)}")
-    if names[:2] != GYRO_CHANNELS:
-        raise UserError(f"{source}: input must begin with {', '.join(GYRO_CHANNELS)}, not {', '.join(names[:2])}")
 
 
 def read_channels(sample: Sensor, names: tuple[str, ...]) -> tuple[float, ...]:

@@ -1,15 +1,15 @@
 """Talking with the person at the keyboard without the loop ever waiting for a terminal.
 
-Lines to print go to a thread, because a terminal that is scrolled back or a full pipe blocks its writer. Lines typed
-are read from the descriptor when it has something, one command each.
+Lines to print go through an `Outlet`, because a terminal that is held or a full pipe blocks its writer. Lines typed are
+read from the descriptor when it has something, one command each.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import sys
-import threading
+
+from runtime.outlet import Outlet
 
 HELP = "commands: arm, disarm, reset (after a fault), status, quit"
 
@@ -17,13 +17,11 @@ HELP = "commands: arm, disarm, reset (after a fault), status, quit"
 class Console:
     """`say` prints; `commands` gives what was typed. `fileno` is None when nobody can type."""
 
-    def __init__(self, stdin: int | None = 0, prefix: str = ""):
+    def __init__(self, stdin: int | None = 0, stdout: int = 1):
         self._descriptor = stdin if stdin is not None and _readable(stdin) else None
         self._pending = b""
-        self._prefix = prefix
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._print, name="console", daemon=True)
-        self._thread.start()
+        sys.stdout.flush()
+        self._outlet = Outlet(stdout)
 
     @property
     def fileno(self) -> int | None:
@@ -32,7 +30,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Prints a line, soon."""
-        self._lines.put(self._prefix + text)
+        self._outlet.write(f"{text}\n".encode())
 
     def commands(self) -> list[str]:
         """Complete lines typed so far, lower case, without blanks around. Call when `fileno` is readable."""
@@ -51,15 +49,7 @@ class Console:
 
     def close(self) -> None:
         """Prints what is left."""
-        self._lines.put(None)
-        self._thread.join(timeout=1.0)
-
-    def _print(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                print(line, file=sys.stdout, flush=True)
-            except (OSError, ValueError):
-                return
+        self._outlet.close(timeout_s=1.0)
 
 
 def _readable(descriptor: int) -> bool:

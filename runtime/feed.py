@@ -1,7 +1,7 @@
 """From sensor frames, which drop, repeat, arrive late or come faster than the student wants, to evenly spaced rows.
 
 The student was trained on samples one period apart; a window in which one is missing means something else. Time is the
-device's own (`device_time_us`) with the sequence number as a second witness, never the host's arrival time.
+device's own (`device_time_us`), never the host's arrival time; the sequence number says what was lost on the way.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SampleFeed:
         if elapsed_s <= 0.0:
             self.stalled += 1
             return Fed(0, False, False, 0)
-        missed = max(step - 1, round(elapsed_s / self.device_period_s) - 1, 0)
+        missed = step - 1
         self.missed += missed
         self._sequence, self._time_s = sequence, time_s
         return self._rows(time_s, missed)

@@ -145,6 +145,11 @@ class Guard:
         return self.armed and not self._device_armed and not self.config.dry_run
 
     @property
+    def device_armed(self) -> bool:
+        """The controller said so in its last frame."""
+        return self._link_up and self._sample is not None and self._sample.armed
+
+    @property
     def immediate_stop(self) -> bool:
         """The fault is one after which even the controller's release ramp is too long."""
         return self._immediate

@@ -1,7 +1,7 @@
 """Every sample, stage and timing of a session, without the loop ever waiting for a disk.
 
-`add` packs a row into a preallocated ring; a thread writes what is new to `rows.bin` ten times a second, so a crash, a
-kill or a full disk costs at most a tenth of a second of data and never the loop. A recording is a folder:
+`add` packs a row into a preallocated buffer and hands it to a pipe; another process writes it. What was handed over is
+kept through a crash or a kill of the loop. A recording is a folder:
 
     header.json    contract, profile, settings, and the columns of a row
     rows.bin       packed little-endian rows, one per sensor frame
@@ -17,9 +17,7 @@ import contextlib
 import json
 import os
 import struct
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mjx_exo.errors import UserError
+from runtime.outlet import Outlet
 
 FORMAT_VERSION = 1
-FLUSH_S = 0.1
-RING_ROWS = 1 << 15  # 65 s at 500 Hz between two flushes
 
 
 class Column(NamedTuple):
@@ -79,89 +76,52 @@ DTYPE = np.dtype([(column.name, _NUMPY[column.code]) for column in COLUMNS])
 
 
 class Recorder:
-    """Writes one folder. `add` and `event` are for the loop; everything slow happens in a thread."""
+    """Writes one folder. Nothing here waits for the disk (see `outlet`)."""
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], ring_rows: int = RING_ROWS):
+    def __init__(self, folder: Path, header: Mapping[str, Any]):
         """Creates `folder`; raises UserError if it is not empty or cannot be written."""
         self.folder = folder
-        self.lost_rows = 0  # overwritten before they could be written: the disk was too slow for the whole ring
-        self.error: str | None = None  # why writing stopped
-        self._ring = bytearray(ring_rows * _ROW.size)
-        self._ring_rows = ring_rows
-        self._head = 0  # rows added
-        self._tail = 0  # rows written
-        self._events: deque[dict[str, Any]] = deque()
-        self._wake = threading.Event()
-        self._closing = False
+        self.rows = 0  # handed over
+        self._row = bytearray(_ROW.size)
+        self._closed = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise UserError(f"log folder {folder} is not empty; choose another")
             columns = [column._asdict() for column in COLUMNS]
             write_json(folder / "header.json", {"format": FORMAT_VERSION, "columns": columns, **header})
-            self._rows_file = open(folder / "rows.bin", "wb", buffering=0)  # noqa: SIM115
-            self._events_file = open(folder / "events.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+            with open(folder / "rows.bin", "wb") as rows, open(folder / "events.jsonl", "wb") as events:
+                self._rows, self._events = Outlet(rows), Outlet(events)
         except OSError as error:
             raise UserError(f"log folder {folder}: cannot be written ({error.strerror})") from None
-        self._thread = threading.Thread(target=self._spill, name="recorder", daemon=True)
-        self._thread.start()
 
     def add(self, *values: Any) -> None:
         """One row, values in the order of COLUMNS."""
-        _ROW.pack_into(self._ring, (self._head % self._ring_rows) * _ROW.size, *values)
-        self._head += 1
+        _ROW.pack_into(self._row, 0, *values)
+        self.rows += self._rows.write(self._row)
 
     def event(self, time_s: float, kind: str, **details: Any) -> None:
         """One line of events.jsonl; `details` are JSON values."""
-        self._events.append({"time_s": time_s, "kind": kind, **details})
+        self._events.write((json.dumps({"time_s": time_s, "kind": kind, **details}) + "\n").encode())
 
     @property
-    def rows_written(self) -> int:
-        """Rows that are in the file."""
-        return self._tail - self.lost_rows
-
-    def finish(self) -> None:
-        """Writes what is left and stops the thread; nothing can be added afterwards."""
-        self._closing = True
-        self._wake.set()
-        self._thread.join(timeout=5.0)
+    def trouble(self) -> str | None:
+        """What could not be written, in words."""
+        if self._rows.broken or self._events.broken:
+            return "recording stopped: is the disk full?"
+        lost = self._rows.lost + self._events.lost
+        return f"{lost} rows lost because the disk was too slow" if lost else None
 
     def close(self, summary: Mapping[str, Any] | None = None) -> None:
-        """`finish`, then the summary. Safe to call twice."""
-        self.finish()
-        with contextlib.suppress(OSError):
-            self._rows_file.close()
-            self._events_file.close()
-            if summary is not None:
+        """Waits for the disk, then writes the summary. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._rows.close()
+        self._events.close()
+        if summary is not None:
+            with contextlib.suppress(OSError):
                 write_json(self.folder / "summary.json", summary)
-
-    def _spill(self) -> None:
-        while True:
-            closing = self._closing
-            try:
-                self._flush()
-            except OSError as error:
-                self.error = f"recording to {self.folder} stopped: {error.strerror}"
-                return
-            if closing:
-                return
-            self._wake.wait(FLUSH_S)
-
-    def _flush(self) -> None:
-        head = self._head
-        if head - self._tail > self._ring_rows:
-            self.lost_rows += head - self._tail - self._ring_rows
-            self._tail = head - self._ring_rows
-        view = memoryview(self._ring)
-        while self._tail < head:
-            first = self._tail % self._ring_rows
-            count = min(head - self._tail, self._ring_rows - first)
-            self._rows_file.write(view[first * _ROW.size : (first + count) * _ROW.size])
-            self._tail += count
-        if self._events:
-            while self._events:
-                self._events_file.write(json.dumps(self._events.popleft()) + "\n")
-            self._events_file.flush()
 
 
 class Recording(NamedTuple):

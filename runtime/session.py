@@ -1,8 +1,8 @@
 """One session: the event loop between a policy, the guard and the device, from greeting to the last stop frame.
 
 The loop blocks in `select` and lives on sensor frames: everything that has arrived goes into the window, and one answer
-goes out for the newest. A timer only notices that nothing comes. Whatever ends the loop (a signal, an exception, a cable
-pulled, the clock) ends in `_end`: stop frames first, words afterwards.
+goes out for the newest. A timer only notices that nothing comes. Whatever ends the loop (a signal, an exception, a
+pulled cable, the clock) ends in `_end`: stop frames first, words afterwards.
 """
 
 from __future__ import annotations
@@ -315,7 +315,8 @@ class Session:
         if now_s >= self._deadline_s:
             self._deadline_s, self._wind_down_s = math.inf, now_s + WIND_DOWN_S
             guard.disarm(now_s)
-        if self._wind_down_s < math.inf and (guard.stage not in MOVING or now_s >= self._wind_down_s):
+        at_rest = guard.stage not in MOVING and not guard.device_armed
+        if self._wind_down_s < math.inf and (at_rest or now_s >= self._wind_down_s):
             self._ended = ("after the time asked for", 0, StopReason.FINISHED)
         while guard.events:
             event = guard.events.pop(0)
@@ -373,7 +374,7 @@ class Session:
             **self.tally.to_dict(),
             "link_rejected": self._link_rejected,
             "scheduling": self._scheduling,
-            "recording": self._witness.finish(),
+            "recording": self._witness.words,
             "ended": words,
         }
         self._witness.close(summary)

@@ -55,21 +55,18 @@ class Witness:
             *(sample.temperature_c or _NAN_PAIR), guard.gain, latency_s, inference_s,
         )  # fmt: skip
 
-    def finish(self) -> str:
-        """Writes the last rows; says in words what was recorded."""
-        if self._live is not None:
-            self._live.close()
-        recorder = self._recorder
-        if recorder is None:
+    @property
+    def words(self) -> str:
+        """What was recorded, for the table."""
+        if self._recorder is None:
             return "none (give --log DIR)"
-        recorder.finish()
-        words = f"{recorder.rows_written} rows in {recorder.folder}"
-        if recorder.lost_rows:
-            words += f", {recorder.lost_rows} lost because the disk was too slow"
-        return f"{words}; {recorder.error}" if recorder.error else words
+        words = f"{self._recorder.rows} rows in {self._recorder.folder}"
+        return f"{words}; {self._recorder.trouble}" if self._recorder.trouble else words
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Writes the summary."""
+        """Writes what is left and the summary."""
+        if self._live is not None:
+            self._live.close()
         if self._recorder is not None:
             self._recorder.close(summary)
 
