@@ -26,7 +26,7 @@ class MuscleParameters(NamedTuple):
     length_min: Any  # L0, active force is zero below
     length_max: Any  # L0, active force is zero above
     velocity_max: Any  # L0/s
-    passive_max: Any  # passive force at length_max, F0
+    passive_max: Any  # F0; passive force is half of it halfway to length_max, 1.5 times it at length_max
     eccentric_max: Any  # active force at saturating lengthening, F0
     tau_activation_s: Any
     tau_deactivation_s: Any
@@ -77,13 +77,13 @@ def muscle_functions(xp: Any, compile: Callable[[Callable], Callable] = lambda f
 
     @compile
     def passive(length, length_max, passive_max):
-        """Passive force–length FP in F0, tension positive."""
+        """Passive force–length FP in F0, tension positive: half quadratic, then linear from halfway to `length_max`."""
         b = 0.5 * (1.0 + length_max)
         stretch = (length - 1.0) / (b - 1.0)
         beyond = (length - b) / (b - 1.0)
-        cubic = 0.25 * passive_max * stretch * stretch * stretch
-        linear = 0.25 * passive_max * (1.0 + 3.0 * beyond)
-        return where(length <= 1.0, 0.0, where(length <= b, cubic, linear))
+        quadratic = 0.5 * passive_max * stretch * stretch
+        linear = passive_max * (0.5 + beyond)
+        return where(length <= 1.0, 0.0, where(length <= b, quadratic, linear))
 
     @compile
     def activate(activation, excitation, tau_activation_s, tau_deactivation_s, dt_s):
