@@ -25,9 +25,9 @@ class TrainConfig:
 QUICK = TrainConfig(
     walking=WalkingConfig(
         command=CommandConfig(push_n=30.0),
-        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=250),
+        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=200),
     ),
-    ppo=PPOConfig(total_steps=5_000_000, actor=ActorConfig()),
+    ppo=PPOConfig(total_steps=4_000_000, actor=ActorConfig()),
 )
 
 WALK = TrainConfig(
@@ -44,9 +44,35 @@ WALK = TrainConfig(
     ppo=PPOConfig(total_steps=30_000_000),
 )
 
+_DEVICE = "hip_3200g"
+# The person gets used to the device's weight first, then the device learns on a steady person, then both learn.
+WORN = dataclasses.replace(
+    WALK,
+    walking=dataclasses.replace(
+        WALK.walking,
+        device=_DEVICE,
+        device_mode="worn",
+        curriculum=CurriculumConfig(start_episode_s=0.0, rise_updates=1),
+    ),
+    ppo=PPOConfig(total_steps=6_000_000, actor=ActorConfig(std_start=0.15, std_end=0.1, learning_rate=1e-4)),
+)
+ASSIST = dataclasses.replace(
+    WORN,
+    walking=dataclasses.replace(WORN.walking, device_mode="active"),
+    ppo=PPOConfig(
+        total_steps=12_000_000,
+        actors={
+            "human": ActorConfig(std_start=0.15, std_end=0.1, learning_rate=1e-4, learns_from=0.4),
+            "exo": ActorConfig(std_start=0.3, std_end=0.1, hidden=(128, 64)),
+        },
+    ),
+)
+
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "quick": ("26 muscles, level ground, 1.25 m/s; minutes on a laptop", QUICK),
     "walk": ("full range of speeds and slopes, many wearers; about an hour on a laptop", WALK),
+    "worn": ("stage 2, first part: the device's weight, motors off; start it with --from", WORN),
+    "assist": ("stage 2: an active device, first on a steady person, then on one who adapts; with --from", ASSIST),
 }
 
 
@@ -55,3 +81,8 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset '{name}'; known presets: {', '.join(PRESETS)}")
     return PRESETS[name][1]
+
+
+def identity(walking: WalkingConfig) -> dict[str, str]:
+    """What a checkpoint belongs to: bodies and devices do not mix."""
+    return {"body": walking.body, "device": walking.device, "device_mode": walking.device_mode}

@@ -4,6 +4,7 @@ Examples:
   python -m mjx_exo.train --preset quick                 26 muscles, level ground, 1.25 m/s; minutes on a laptop
   python -m mjx_exo.train --preset walk --out runs/walk  full range of speeds and slopes
   python -m mjx_exo.train --resume runs/walk             go on where a run was stopped, killed or unplugged
+  python -m mjx_exo.train --preset assist --from runs/walk   stage 2: the device, on a person who can walk
   python -m mjx_exo.train --preset quick --walking.body myolegs --walking.num-envs 512
 
 The run folder holds the configuration, versions, log (JSON lines and TensorBoard), checkpoints of the whole state and,
@@ -31,6 +32,7 @@ class Request:
     preset: str
     out: Path | None
     resume: Path | None
+    start: str | None
     rest: list[str]
 
 
@@ -40,8 +42,9 @@ def parse_request(argv: list[str]) -> Request:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--from", dest="start")
     known, rest = parser.parse_known_args(argv)
-    return Request(known.preset, known.out, known.resume, rest)
+    return Request(known.preset, known.out, known.resume, known.start, rest)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,14 +61,16 @@ def main(argv: list[str] | None = None) -> int:
     if "--help" in request.rest or "-h" in request.rest:
         print("--preset NAME   configuration to start from: " + ", ".join(presets.PRESETS))
         print("--out DIR       run folder; default runs/PRESET-seedS-TIME")
-        print("--resume DIR    go on with the run in DIR\n")
+        print("--resume DIR    go on with the run in DIR")
+        print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy\n")
     config = command_line.parse(presets.TrainConfig, config, request.rest, "mjx_exo.train", description)
     folder = request.resume or request.out or _default_folder(request.preset, config.seed)
-    return run(config, folder, resume=request.resume is not None)
+    return run(config, folder, resume=request.resume is not None, start=request.start)
 
 
-def run(config: Any, folder: Path, resume: bool) -> int:
+def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> int:
     """Trains, checks and draws; returns 0, or 130 if the run was stopped and can be resumed."""
+    from mjx_exo import presets
     from mjx_exo.learning import trainer
     from mjx_exo.walking.build import build_environment
 
@@ -78,8 +83,9 @@ def run(config: Any, folder: Path, resume: bool) -> int:
         folder,
         seed=config.seed,
         resume=resume,
-        identity=identity(config.walking),
+        identity=presets.identity(config.walking),
         settings={"walking": dataclasses.asdict(config.walking)},
+        initial_actors=starting_actors(env, config, start) if start and not resume else None,
         options=trainer.RunOptions(resume_command=command),
     )
     if not result.finished:
@@ -92,9 +98,31 @@ def run(config: Any, folder: Path, resume: bool) -> int:
     return 0
 
 
-def identity(walking: Any) -> dict[str, str]:
-    """What a checkpoint belongs to: bodies and devices do not mix."""
-    return {"body": walking.body, "device": walking.device, "device_mode": walking.device_mode}
+def starting_actors(env: Any, config: Any, start: str) -> dict[str, Any]:
+    """Actors of this run taken from another one: whole from a run folder, policies alone from a policy folder.
+
+    Actors that the other run does not have start fresh. Raises `UserError` for another body.
+    """
+    import jax
+
+    from mjx_exo.learning.checkpoint import load_actors
+    from mjx_exo.learning.policy_file import actor_from_policy
+    from mjx_exo.learning.ppo import PPO
+    from mjx_exo.teacher import load_teacher
+
+    teacher = load_teacher(start)
+    if teacher.config.walking.body != config.walking.body:
+        raise UserError(
+            f"--from {start}: trained on body {teacher.config.walking.body}, this run is for {config.walking.body}"
+        )
+    ppo = PPO(env, config.ppo)
+    fresh = jax.jit(ppo.init)(jax.random.key(config.seed)).actors
+    shared = [name for name in fresh if name in teacher.policy.actors]
+    checkpoints = Path(start) / "checkpoints"
+    if checkpoints.is_dir():
+        loaded = load_actors(checkpoints, {name: fresh[name] for name in shared})
+        return {name: actor.replace(noise_fallen=fresh[name].noise_fallen) for name, actor in loaded.items()}
+    return {name: actor_from_policy(fresh[name], teacher.policy, name) for name in shared}
 
 
 def _default_folder(preset: str, seed: int) -> Path:

@@ -11,8 +11,11 @@ import jax
 import numpy as np
 
 from mjx_exo.cache import write_atomically
+from mjx_exo.learning.checkpoint import Manifest
+from mjx_exo.learning.policy_file import export_policy
 from mjx_exo.learning.ppo import PPO, ActorState
-from mjx_exo.presets import TrainConfig
+from mjx_exo.learning.run_folder import versions
+from mjx_exo.presets import TrainConfig, identity
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.env import EnvState, WalkingEnv
 from mjx_exo.walking.rollout import Act, Trials, run_trials, start_walking, to_recordings
@@ -60,6 +63,12 @@ def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]
         "seed": config.seed,
         "body": config.walking.body,
     }
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    manifest = Manifest(
+        identity(config.walking), settings, versions(), config.seed, result.updates, result.env_steps,
+        result.wall_seconds,
+    )  # fmt: skip
+    export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
     text = json.dumps(summary, indent=2) + "\n"
     write_atomically(folder / "summary.json", lambda path: path.write_text(text))
     return summary

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mjx_exo.cache import write_atomically
@@ -27,6 +28,9 @@ from mjx_exo.learning.ppo import PPO, ActorState
 
 FORMAT_VERSION = 1
 """Raised whenever the meaning of a stored array changes."""
+
+STORED_WEIGHT = 1_000_000
+"""Samples that a stored normaliser counts for when training goes on from it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,19 @@ def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Poli
     template = {name: _template(sizes) for name, sizes in description["actors"].items()}
     with np.load(folder / "policy.npz") as arrays:
         return Policy(unflatten(dict(arrays), template, folder), description)
+
+
+def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorState:
+    """`actor` (of the same sizes) with the stored policy and normaliser; value function and optimisers stay fresh."""
+    arrays = policy.arrays[name]
+    statistics = actor.observation_statistics
+    statistics = statistics.replace(
+        mean=arrays["mean"],
+        std=arrays["std"],
+        count=statistics.count.replace(lo=jnp.full_like(statistics.count.lo, STORED_WEIGHT)),
+        summed_variance=STORED_WEIGHT * jnp.square(arrays["std"]),
+    )
+    return actor.replace(policy_params=arrays["params"], observation_statistics=statistics)
 
 
 def _template(sizes: Mapping[str, Any]) -> dict[str, Any]:

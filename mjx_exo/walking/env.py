@@ -8,7 +8,8 @@ Left and right are exchanged in the second half of the gait cycle, so that one h
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,11 +55,25 @@ class Actor:
     privileged_fixed: tuple[bool, ...]
 
 
+Controller = Callable[[Any, "EnvState"], tuple[Array, Any]]
+
+
 class Exo(NamedTuple):
     """The device's controller side: what was asked last and what is still on its way."""
 
     requested_nm: Array  # [N, 2], after the limiter, before delay and actuator lag
     delayed_nm: Array  # [N, D, 2], oldest first
+
+
+class Decision(NamedTuple):
+    """What drives one control step."""
+
+    excitation: Array  # [N, M]
+    action: Array  # [N, A], right before left
+    bend: Array  # [N], relative speed of the gait clock
+    command: Command
+    key: Array
+    reset_key: Array
 
 
 class Curriculum(NamedTuple):
@@ -125,17 +140,17 @@ class WalkingEnv:
         self._standing = jnp.asarray(starts.standing_height_m)[self._wearer_of]
         worn = 0.0 if profile is None else profile.mass.total_kg
         self._body_weight = (self.body_mass_kg + worn) * GRAVITY_M_S2
-        self._ticks = 1
+        self.ticks = 1
         self._delay = 1
         if self.active:
-            self._ticks = max(1, round(config.control_dt_s * profile.link.rate_hz))
+            self.ticks = max(1, round(config.control_dt_s * profile.link.rate_hz))
             self._limits = jax.tree.map(lambda x: jnp.asarray(x), profile.limits(self.body_mass_kg))
             self._limits = self._limits._replace(limit_nm=self._limits.limit_nm[:, None])
             self._delay = max(1, round(profile.actuator.delay_s * profile.link.rate_hz))
-        self._tick_s = config.control_dt_s / self._ticks
-        steps = self._tick_s / config.physics_step_s
+        self.tick_s = config.control_dt_s / self.ticks
+        steps = self.tick_s / config.physics_step_s
         if abs(steps - round(steps)) > 1e-6:
-            raise ValueError(f"physics step {config.physics_step_s} s does not divide the tick of {self._tick_s} s")
+            raise ValueError(f"physics step {config.physics_step_s} s does not divide the tick of {self.tick_s} s")
         self._steps = round(steps)
         example = jax.eval_shape(self._example_features)
         actors = [("human", observations.HUMAN, self.human_action_size)]
@@ -157,26 +172,57 @@ class WalkingEnv:
         key, start_key = jax.random.split(key)
         curriculum = Curriculum(jnp.float32(0.0), jnp.float32(0.0))
         state = self._fresh(start_key, curriculum, key)
-        return self._observe(state)
+        return self.observed(state)
 
     def step(self, state: EnvState, action: dict[str, Array]) -> EnvState:
-        """One control step of all environments."""
+        """One control step of all environments; the exoskeleton actor's torque is held over the step."""
+        if not self.active:
+            return self.step_driven(state, action["human"], None, ())[0]
+        wanted = self.torque_from_action(state, action["exo"])
+        return self.step_driven(state, action["human"], lambda carry, tick: (wanted, carry), ())[0]
+
+    def step_driven(
+        self, state: EnvState, human: Array, controller: Controller | None, carry: Any
+    ) -> tuple[EnvState, Any]:
+        """One control step in which `controller` is asked for torque at every tick of the device.
+
+        Args:
+          human: [N, A] action of the human actor.
+          controller: (carry, state at the tick) → (desired torque [N, 2] in Nm, carry); None without a device.
+        """
+        decision = self.decide(state, human)
+        moving, parts = state.replace(command=decision.command), []
+        for _ in range(self.ticks):
+            wanted = jnp.zeros((self.num_envs, 2))
+            if controller is not None:
+                wanted, carry = controller(carry, moving)
+            moving = self.tick(moving, decision.excitation, wanted)
+            parts.append(moving.readings)
+        moving = moving.replace(readings=merge_readings(parts))
+        return self.settle(state, moving, decision), carry
+
+    def decide(self, state: EnvState, human: Array) -> Decision:
+        """What one control step will be driven by, from the human actor's action [N, A]."""
         key, command_key, reset_key = jax.random.split(state.key, 3)
-        human = jnp.clip(action["human"], -_ACTION_CLIP, _ACTION_CLIP)
         swap = self._swap_by_clock(state)
-        excitation, applied_action, bend = self.excitation(human, swap)
+        excitation, action, bend = self.excitation(jnp.clip(human, -_ACTION_CLIP, _ACTION_CLIP), swap)
+        hardness = state.curriculum
         command = advance_command(
-            command_key, state.command, self.config.command, self.control_dt, state.curriculum.widen,
-            state.curriculum.strictness,
-        )  # fmt: skip
+            command_key, state.command, self.config.command, self.control_dt, hardness.widen, hardness.strictness
+        )
+        return Decision(excitation, action, bend, command, key, reset_key)
+
+    def tick(self, state: EnvState, excitation: Array, wanted_nm: Array) -> EnvState:
+        """Physics for one period of the device's controller: limiter, transport delay, actuator lag."""
+        exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
-            wanted = self._torque_from_action(action["exo"], self._swap_by_thighs(state))
-            physics, readings, exo = self._advance_with_device(state, excitation, command, wanted)
-        else:
-            drive = Drive(excitation, jnp.zeros((self.num_envs, 2)), command.push_n, gravity(command.slope_rad))
-            physics, readings = self.engine.step(state.physics, drive, self._steps)
-            exo = state.exo
-        return self._finish(state, physics, readings, exo, command, applied_action, bend, key, reset_key)
+            velocity = state.physics.qvel[:, 6:][:, self._legs[:, self._hip]]
+            requested = limit_torque(self._limits, wanted_nm, exo.requested_nm, velocity, self.tick_s)
+            command_nm = exo.delayed_nm[:, 0]
+            exo = Exo(requested, jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1))
+        drive = Drive(excitation, command_nm, state.command.push_n, gravity(state.command.slope_rad))
+        physics, readings = self.engine.step(state.physics, drive, self._steps)
+        return state.replace(physics=physics, readings=readings, sensors=readings.sensors, exo=exo)
 
     def curriculum(self, state: EnvState, stats: dict[str, Array]) -> EnvState:
         """Hardens the task while episodes are long, softens it while they are short."""
@@ -192,7 +238,7 @@ class WalkingEnv:
         """The state started anew with given commands [N], no pushes, and walking at about the commanded speed."""
         scale = (speed_m_s / jnp.maximum(state.command.speed_m_s, 0.1))[:, None]
         zeros = jnp.zeros(self.num_envs)
-        return self._observe(
+        return self.observed(
             state.replace(
                 command=Command(speed_m_s, speed_m_s, slope_rad, slope_rad, jnp.zeros((self.num_envs, 3)), zeros),
                 physics=state.physics._replace(qvel=state.physics.qvel * scale),
@@ -230,35 +276,25 @@ class WalkingEnv:
         hip = state.physics.qpos[:, 7:][:, self._legs[:, self._hip]]
         return hip[:, 1] > hip[:, 0]
 
-    def _torque_from_action(self, action: Array, swap: Array) -> Array:
-        """Desired torque [N, 2] in Nm from an exoskeleton action [N, 2]; 1 is the limit."""
-        ordered = jnp.where(swap[:, None], action[:, ::-1], action)
+    def torque_from_action(self, state: EnvState, action: Array) -> Array:
+        """Desired torque [N, 2] in Nm, right and left, from an exoskeleton action [N, 2]."""
+        ordered = jnp.where(self._swap_by_thighs(state)[:, None], action[:, ::-1], action)
         return jnp.tanh(0.5 * ordered) * self._limits.limit_nm
-
-    def _advance_with_device(self, state: EnvState, excitation: Array, command: Command, wanted_nm: Array):
-        """Physics in ticks of the device's own rate: limiter, transport delay, actuator lag."""
-        physics, exo, parts = state.physics, state.exo, []
-        for _ in range(self._ticks):
-            velocity = physics.qvel[:, 6:][:, self._legs[:, self._hip]]
-            requested = limit_torque(self._limits, wanted_nm, exo.requested_nm, velocity, self._tick_s)
-            queue = jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1)
-            drive = Drive(excitation, exo.delayed_nm[:, 0], command.push_n, gravity(command.slope_rad))
-            exo = Exo(requested, queue)
-            physics, readings = self.engine.step(physics, drive, self._steps)
-            parts.append(readings)
-        return physics, merge_readings(parts), exo
 
     # ---------------------------------------------------------------- after the physics
 
-    def _finish(self, state, physics, readings, exo, command, action, bend, key, reset_key) -> EnvState:
-        dt = self.control_dt
+    def settle(self, state: EnvState, moved: EnvState, decision: Decision) -> EnvState:
+        """Rewards, ends and restarts after the ticks of one control step took `state` to `moved`."""
+        dt, physics, command = self.control_dt, moved.physics, moved.command
         speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
-        phase = (state.phase + dt * bend * clock_frequency_hz(command.speed_m_s)) % 1.0
-        moved = state.replace(
-            physics=physics, sensors=readings.sensors, readings=readings, command=command, exo=exo, phase=phase,
-            speed_filtered_m_s=speed, previous_action=action, time_s=state.time_s + dt, key=key,
-        )  # fmt: skip
-        k = self._kinematics(moved)
+        moved = moved.replace(
+            phase=(state.phase + dt * decision.bend * clock_frequency_hz(command.speed_m_s)) % 1.0,
+            speed_filtered_m_s=speed,
+            previous_action=decision.action,
+            time_s=state.time_s + dt,
+            key=decision.key,
+        )
+        k = self.kinematics_of(moved)
         reward, metrics = self._reward(state, moved, k)
         terminated = self._fallen(moved, k)
         truncated = jnp.where(terminated > 0, 0.0, (moved.time_s >= self.config.episode_s - 1e-4).astype(jnp.float32))
@@ -269,7 +305,7 @@ class WalkingEnv:
             "episode_fell": terminated,
             "strictness": jnp.full(self.num_envs, state.curriculum.strictness),
         }
-        fresh = self._fresh(reset_key, state.curriculum, key)
+        fresh = self._fresh(decision.reset_key, state.curriculum, decision.key)
 
         def choose(new: Array, old: Array) -> Array:
             if new.ndim == 0 or new.shape[0] != self.num_envs:
@@ -283,7 +319,7 @@ class WalkingEnv:
             if f.name not in kept
         }
         after = moved.replace(**parts, reward=reward, terminated=terminated, truncated=truncated, metrics=metrics)
-        return self._observe(after)
+        return self.observed(after)
 
     def _reward(self, before: EnvState, after: EnvState, k: Kinematics) -> tuple[dict[str, Array], dict[str, Array]]:
         leg_angles = k.joint_rad[:, self._legs]
@@ -376,12 +412,12 @@ class WalkingEnv:
 
     # ---------------------------------------------------------------- observing
 
-    def _kinematics(self, state: EnvState) -> Kinematics:
+    def kinematics_of(self, state: EnvState) -> Kinematics:
         return kinematics(state.physics, state.sensors, gravity(state.command.slope_rad))
 
     def features(self, state: EnvState) -> dict[str, Feature]:
         """Everything an observation table may name."""
-        k = self._kinematics(state)
+        k = self.kinematics_of(state)
         n = self.num_envs
         legs = k.joint_rad[:, self._legs]
         leg_velocities = k.joint_velocity_rad_s[:, self._legs]
@@ -424,7 +460,8 @@ class WalkingEnv:
         features = self.features(self._fresh(key, Curriculum(jnp.float32(0), jnp.float32(0)), key))
         return {name: feature.value for name, feature in features.items()}
 
-    def _observe(self, state: EnvState) -> EnvState:
+    def observed(self, state: EnvState) -> EnvState:
+        """The state with every actor's observation brought up to date."""
         features = self.features(state)
         swaps = {"human": self._swap_by_clock(state)}
         if self.active:

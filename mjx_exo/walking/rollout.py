@@ -41,7 +41,7 @@ class Trials:
 
 def observe(env: WalkingEnv, state: EnvState) -> dict[str, Array]:
     """What is written down of a state, [N, …] each."""
-    k = env._kinematics(state)
+    k = env.kinematics_of(state)
     r = state.readings
     return {
         "qpos": state.physics.qpos,
