@@ -23,40 +23,25 @@ TOP_LEVEL = ("benchmarks", "export", "mjx_exo", "policies", "runtime")
 # What everybody may know, the device's computer included: standard library and numpy only.
 BASE = ("mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.standing")
 LEAVES = (*BASE, "mjx_exo.cache")
+BODY = ("mjx_exo.musculoskeletal", "mjx_exo.physics")
+SIMULATION = (*LEAVES, *BODY, "mjx_exo.gait", "mjx_exo.walking", "mjx_exo.learning", "policies")
 
 # Room -> the rooms it may know besides itself. A module belongs to the room with the longest matching name; what is
-# left of `mjx_exo` are the commands.
+# left of `mjx_exo` are the commands and what they share.
 ROOMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, BASE),
     "mjx_exo.cache": (),
     "mjx_exo.musculoskeletal": LEAVES,
     "mjx_exo.physics": (*LEAVES, "mjx_exo.musculoskeletal"),
-    "mjx_exo.walking": (*LEAVES, "mjx_exo.musculoskeletal", "mjx_exo.physics"),
     "mjx_exo.gait": (*LEAVES, "mjx_exo.musculoskeletal"),
+    "mjx_exo.walking": (*LEAVES, *BODY, "mjx_exo.gait"),
     "policies": LEAVES,
-    "mjx_exo.learning": (*LEAVES, "policies", "mjx_exo.musculoskeletal", "mjx_exo.physics", "mjx_exo.walking"),
-    "mjx_exo": (
-        *LEAVES,
-        "policies",
-        "mjx_exo.gait",
-        "mjx_exo.learning",
-        "mjx_exo.musculoskeletal",
-        "mjx_exo.physics",
-        "mjx_exo.walking",
-    ),
+    "mjx_exo.learning": (*LEAVES, *BODY, "mjx_exo.gait", "mjx_exo.walking", "policies"),
+    "mjx_exo": SIMULATION,
     "export": (*LEAVES, "policies"),
     "runtime": BASE,
     # The simulated wearer behind a serial port speaks the runtime's protocol; `runtime.virtual_exo` is its door.
-    "mjx_exo.virtual": (
-        *LEAVES,
-        "policies",
-        "runtime",
-        "mjx_exo.gait",
-        "mjx_exo.learning",
-        "mjx_exo.musculoskeletal",
-        "mjx_exo.physics",
-        "mjx_exo.walking",
-    ),
+    "mjx_exo.virtual": (*SIMULATION, "mjx_exo", "runtime"),
     "runtime.virtual_exo": (*BASE, "mjx_exo.virtual"),
 }
 ROOMS["benchmarks"] = tuple(ROOMS)
