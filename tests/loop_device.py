@@ -25,7 +25,8 @@ from runtime.controller import Controller, Health
 from runtime.link import device_identity
 from runtime.messages import HelloAck, RequestKind, Sensor
 
-LIFT_S = 1.2
+LIFT_S = 0.8
+STRIDE_S = 0.9
 
 
 class Wearer:
@@ -43,7 +44,7 @@ class Wearer:
         t = now_s - self.since_s
         right = left = 0.0
         if self.doing == RequestKind.WALK:
-            right, left = walking_gyro(t)
+            right, left = walking_gyro(t, STRIDE_S)
         elif self.doing in (RequestKind.LIFT_RIGHT, RequestKind.LIFT_LEFT) and t < LIFT_S:
             rate = 0.9 * math.pi / LIFT_S * math.sin(2.0 * math.pi * t / LIFT_S)
             right, left = (rate, 0.0) if self.doing == RequestKind.LIFT_RIGHT else (0.0, rate)
