@@ -167,6 +167,7 @@ class SerialLink:
         except (serial.SerialException, OSError, ValueError) as error:
             raise UserError(f"cannot open port {port!r}: {_reason(error)}") from error
         with contextlib.suppress(termios.error, OSError):
+            _tell_silence_from_hangup(handle.fileno())
             termios.tcflush(handle.fileno(), termios.TCIOFLUSH)
         return cls(handle.fileno(), port, handle)
 
@@ -252,6 +253,14 @@ class SerialLink:
     def _latch(self, sentence: str) -> None:
         if self.fault is None:
             self.fault = sentence
+
+
+def _tell_silence_from_hangup(descriptor: int) -> None:
+    """pyserial leaves VMIN at 0, where an empty line and a pulled cable both read as no bytes; with 1 they differ."""
+    attributes = termios.tcgetattr(descriptor)
+    attributes[6][termios.VMIN] = 1
+    attributes[6][termios.VTIME] = 0
+    termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
 
 
 def _reason(error: Exception) -> str:
