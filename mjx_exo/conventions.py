@@ -161,9 +161,7 @@ class SignalContract:
             return f"wrong torque limit: {here} allows {mine:g} Nm/kg, {there} {theirs:g} Nm/kg"
         return None
 
-    def _signal_difference(
-        self, other: SignalContract, what: str, signal: str, here: str, there: str
-    ) -> str | None:
+    def _signal_difference(self, other: SignalContract, what: str, signal: str, here: str, there: str) -> str | None:
         mine, theirs = getattr(self, f"{signal}_channels"), getattr(other, f"{signal}_channels")
         if mine != theirs:
             order = f"{here} has {', '.join(mine)}; {there} has {', '.join(theirs)}"

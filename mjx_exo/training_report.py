@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
-from mjx_exo.cache import write_atomically
+from mjx_exo.gait import charts, figures
+from mjx_exo.gait.animation import stick_strip
+from mjx_exo.gait.figures import png
+from mjx_exo.gait.files import write_bytes, write_json
+from mjx_exo.gait.metrics import summarise
+from mjx_exo.gait.recording import Recording
+from mjx_exo.gait.strides import find_strides
 from mjx_exo.learning.checkpoint import Manifest
 from mjx_exo.learning.policy_file import export_policy
 from mjx_exo.learning.ppo import PPO, ActorState
@@ -69,6 +77,39 @@ def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]
         result.wall_seconds,
     )  # fmt: skip
     export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
-    text = json.dumps(summary, indent=2) + "\n"
-    write_atomically(folder / "summary.json", lambda path: path.write_text(text))
+    write_json(folder / "summary.json", summary)
+    draw_run(recordings, summary["speed_command_m_s"], folder)
     return summary
+
+
+def draw_run(recordings: list[Recording], speed_m_s: float, folder: Path) -> None:
+    """Writes walking.png (stick figures over a stride, joint angles on the norm band) and learning.png."""
+    condition = summarise(recordings, speed_m_s, 0.0, label="after training")
+    pictures = [png(figures.gait_curves(condition))]
+    strides = [(r, s) for r in recordings if not r.fell for s in find_strides(r, skip_s=3.0)[:1]]
+    if strides:
+        pictures.insert(0, png(stick_strip(*strides[0])))
+    write_bytes(folder / "walking.png", stacked(pictures))
+    measures = {
+        "episode_seconds": "episode, s",
+        "speed_m_s": "speed, m/s",
+        "human/return": "return of an episode",
+        "strictness": "strictness of the reward",
+        "human/std": "exploration noise",
+        "activation_squared": "mean squared activation",
+    }
+    log = charts.read_log(folder / "log.jsonl")
+    write_bytes(folder / "learning.png", png(charts.learning_curves({"training": log}, measures, x="env_steps")))
+
+
+def stacked(pictures: list[bytes]) -> bytes:
+    """PNG pictures one below the other, on white."""
+    images = [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures]
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()

@@ -2,8 +2,8 @@
 
 Path geometry with moving points and wrapping is what makes a musculoskeletal model slow. A polynomial L(q) fitted to
 the published path over the joint ranges replaces it; the moment arm is its derivative, r(q) = −∂L/∂q, so work is
-conserved by construction. Dependent joints of the published model stay on their constraint polynomials while sampling and their
-derivatives are chained in.
+conserved by construction. Dependent joints of the published model stay on their constraint polynomials while sampling
+and their derivatives are chained in.
 
 All muscles of a limb share one table of monomials of the normalised angles, built by one multiplication each, and one
 matrix gives lengths and moment arms together.

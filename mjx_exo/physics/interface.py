@@ -1,8 +1,8 @@
 """What a physics engine takes and gives, so that the environment does not know which one is running.
 
 All arrays are batched over N environments. Angles and moments follow the project's conventions (flexion positive on
-both sides); the root is a free joint: qpos = [x, y, z, quaternion w x y z, hinges], qvel = [linear velocity in the world,
-angular velocity in the pelvis frame, hinge velocities].
+both sides); the root is a free joint: qpos = [x, y, z, quaternion w x y z, hinges], qvel = [linear velocity in the
+world, angular velocity in the pelvis frame, hinge velocities].
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class WalkingEnv:
         """Physics for one period of the device's controller: limiter, transport delay, actuator lag."""
         exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
-            velocity = state.physics.qvel[:, 6:][:, self._legs[:, self._hip]]
+            velocity = self.hip_velocity(state)
             requested = limit_torque(self._limits, wanted_nm, exo.requested_nm, velocity, self.tick_s)
             command_nm = exo.delayed_nm[:, 0]
             exo = Exo(requested, jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1))
@@ -267,6 +267,10 @@ class WalkingEnv:
             bend = 1.0 + config.clock_freedom * jnp.tanh(human[:, -1])
             actions.append(human[:, -1:])
         return jnp.clip(jnp.concatenate(parts, -1), 0.0, 1.0), jnp.concatenate(actions, -1), bend
+
+    def hip_velocity(self, state: EnvState) -> Array:
+        """Hip flexion velocity [N, 2] in rad/s, right and left."""
+        return state.physics.qvel[:, 6:][:, self._legs[:, self._hip]]
 
     def _swap_by_clock(self, state: EnvState) -> Array:
         return state.phase >= 0.5

@@ -2,8 +2,8 @@
 
 `HUMAN` is proprioceptive and privileged (muscle activations, ground forces); `EXO` is the privileged state the
 teacher's torque may depend on and never holds the gait clock, because the device cannot know it; `CRITIC` entries are
-added for value functions only. Entries that the environment scales by hand (`fixed`) are left alone by running normalisation:
-a command that is constant at first has no variance.
+added for value functions only. Entries that the environment scales by hand (`fixed`) are left alone by running
+normalisation: a command that is constant at first has no variance.
 """
 
 from __future__ import annotations
