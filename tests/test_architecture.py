@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,28 +85,32 @@ def room_of(module: str) -> str:
     return max((room for room in ROOMS if module == room or module.startswith(room + ".")), key=len)
 
 
-def imports_of(module: str) -> Iterator[tuple[str, int, bool]]:
+def import_statements(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import statement below a node, and whether it runs when the module is imported (not inside a function)."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child, at_import
+        elif not isinstance(child, ast.expr):
+            inside_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from import_statements(child, at_import and not inside_function)
+
+
+@cache
+def imports_of(module: str) -> tuple[tuple[str, int, bool], ...]:
     """Every import of a module as (absolute dotted name, line, whether it runs when the module is imported)."""
     path = MODULES[module]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    deferred = {
-        id(inner)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for inner in ast.walk(function)
-    }
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        at_import = id(node) not in deferred
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno, at_import
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for alias in node.names:
-                whole = f"{base}.{alias.name}"
-                yield (whole if whole in MODULES else base), node.lineno, at_import
+    found = []
+    for statement, at_import in import_statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.Import):
+            names = [alias.name for alias in statement.names]
+        else:
+            above = package.split(".")[: package.count(".") + 2 - statement.level] if statement.level else []
+            base = ".".join([*above, *filter(None, [statement.module])])
+            submodules = [f"{base}.{alias.name}" for alias in statement.names]
+            names = [name if name in MODULES else base for name in submodules]
+        found += [(name, statement.lineno, at_import) for name in names]
+    return tuple(found)
 
 
 def tracked_files() -> list[Path]:
