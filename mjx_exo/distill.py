@@ -121,7 +121,8 @@ def _train(
         left = passed / (index + 1 - done_before) * (rounds - index - 1)
         say(
             f"round {index + 1}/{rounds}  r {numbers['r']:.3f}  RMSE {numbers['rmse_nm_per_kg']:.4f} Nm/kg  "
-            f"amplitude {numbers['amplitude_ratio']:.2f}  student drives {100 * numbers['student_share']:.0f} %  {left:.0f} s left"
+            f"amplitude {numbers['amplitude_ratio']:.2f}  student drives {100 * numbers['student_share']:.0f} %  "
+            f"{left:.0f} s left"
         )
 
 

@@ -36,19 +36,21 @@ class Teacher:
         """Deterministic actions of every actor that the state's environment has."""
         return {name: self.policy.act(name, state.observation[name]) for name in state.observation}
 
-    def environment(self, num_envs: int, episode_s: float, **changes: Any) -> WalkingEnv:
+    def environment(self, num_envs: int, episode_s: float, human_only: bool = False, **changes: Any) -> WalkingEnv:
         """The task the teacher was trained for, without pushes and commands that change by themselves.
 
-        `changes` replaces fields of its `WalkingConfig`. Raises `UserError` if an actor is needed that it lacks.
+        `changes` replaces fields of its `WalkingConfig`; with `human_only` somebody else drives an active device.
+        Raises `UserError` if an actor is needed that it lacks.
         """
         base = self.config.walking
         command = CommandConfig(speed_m_s=base.command.speed_m_s, slope_rad=base.command.slope_rad)
         settings = {"num_envs": num_envs, "episode_s": episode_s, "command": command, **changes}
         env = build_environment(dataclasses.replace(base, **settings))
-        missing = [actor.name for actor in env.actors if actor.name not in self.policy.actors]
+        needed = [actor for actor in env.actors if actor.name == "human" or not human_only]
+        missing = [actor.name for actor in needed if actor.name not in self.policy.actors]
         if missing:
             raise UserError(f"{self.source} has no {missing[0]} actor; train one with an active device first")
-        for actor in env.actors:
+        for actor in needed:
             size = self.policy.description["actors"][actor.name]["observation_size"]
             if size != actor.observation_size:
                 raise UserError(

@@ -28,9 +28,9 @@ def stick_strip(recording: Recording, stride: Stride, figures: int = 11) -> Figu
     at = np.linspace(stride.start_s, stride.end_s, figures)
     poses = _poses(recording, points, at)
     _centre(poses, names)
-    spacing = 0.78
+    spacing = 1.0
     with rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(1.0 * figures + 0.4, 2.6), layout="constrained")
+        figure = Figure(figsize=(1.15 * figures + 0.4, 2.4), layout="constrained")
         axes = figure.subplots()
         for index, pose in enumerate(poses):
             for colour, width, line in _lines(names, pose):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mjx_exo.errors import UserError
@@ -53,6 +54,7 @@ def against_speed(
             mark = " (by construction)" if name in by_construction else ""
             axes.set_title(title + mark, loc="left")
             axes.set_xlabel("speed, m/s")
+            _widen(axes)
         for axes in list(panels.flat)[len(measures) :]:
             axes.set_visible(False)
         found: dict[str, object] = {}
@@ -64,7 +66,7 @@ def against_speed(
     return figure
 
 
-def _human(axes, name: str, speeds: np.ndarray) -> None:
+def _human(axes: Axes, name: str, speeds: np.ndarray) -> None:
     """What people do, where this project has a source for it."""
     line = np.linspace(max(0.3, speeds.min() - 0.1), speeds.max() + 0.1, 50)
     style = {"color": NORM_COLOUR, "linewidth": 2.5, "zorder": 1}
@@ -77,6 +79,14 @@ def _human(axes, name: str, speeds: np.ndarray) -> None:
         axes.plot(*np.array(norms.STRIDE_LENGTH_POINTS).T, **points)
     elif name == "stance_percent":
         axes.plot([1.25], [norms.STANCE_PERCENT], **points)
+
+
+def _widen(axes: Axes) -> None:
+    """Keeps a measure that hardly changes from filling its panel: at least a fifth of its own size is shown."""
+    low, high = axes.get_ylim()
+    middle = 0.5 * (low + high)
+    half = max(0.5 * (high - low), 0.1 * abs(middle))
+    axes.set_ylim(middle - half, middle + half)
 
 
 def _slope(degrees: float) -> str:

@@ -121,7 +121,7 @@ def curves_by_condition(conditions: Sequence[Condition], by: str = "speed") -> F
             for condition, value, colour in zip(conditions, values, colours, strict=True):
                 curve = condition.curves.get("force/vertical" if name == "vertical_force" else f"angle/{name}")
                 if curve is not None:
-                    label = f"{value:.1f} m/s" if by == "speed" else f"{value:+.0f}°"
+                    label = f"{value:g} m/s" if by == "speed" else f"{value:+.0f}°"
                     axes.plot(PERCENT, curve.both, color=colour, label=label, linewidth=1.3)
             axes.set_title(TITLES[name], loc="left")
             axes.set_ylabel("body weights" if name == "vertical_force" else "degrees")
@@ -251,13 +251,13 @@ def title_of(condition: Condition) -> str:
 
 
 def shades(values: Sequence[float]) -> list[str]:
-    """Colours from dark blue to amber in the order of the values, readable on white (part of viridis)."""
+    """Colours from dark violet to green in the order of the values, readable on white (part of viridis)."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     low, high = min(values), max(values)
     span = (high - low) or 1.0
-    return [to_hex(colormaps["viridis"](0.9 * (value - low) / span)) for value in values]
+    return [to_hex(colormaps["viridis"](0.85 * (value - low) / span)) for value in values]
 
 
 def _norm_band(axes: Axes, name: str) -> None:

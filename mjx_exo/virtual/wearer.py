@@ -42,14 +42,16 @@ class WalkingBody:
     def __init__(self, teacher: Teacher, profile: DeviceProfile, seed: int, engine: str = "auto", **changes):
         rate = profile.link.rate_hz
         self.env = teacher.environment(
-            1, FOREVER_S, device=profile.name, device_mode="active", engine=engine, **changes
+            1, FOREVER_S, human_only=True, device=profile.name, device_mode="active", engine=engine, **changes
         )
         if abs(self.env.tick_s * rate - 1.0) > 1e-6:
             raise ValueError(f"the environment ticks every {self.env.tick_s} s, the device at {rate} Hz")
         self._key = jax.random.key(seed)
         self.state: EnvState | None = None
         self._phase = 0
-        self._decide = jax.jit(lambda state: self.env.decide(state, teacher.act(state)["human"]))
+        self._decide = jax.jit(
+            lambda state: self.env.decide(state, teacher.policy.act("human", state.observation["human"]))
+        )
         self._tick = jax.jit(lambda state, excitation, torque: self.env.tick(state, excitation, torque))
         self._settle = jax.jit(
             lambda before, moved, readings, decision: self.env.settle(
