@@ -26,6 +26,7 @@ from runtime.messages import (
     LatchReason,
     Message,
     Pair,
+    Request,
     Sensor,
     SensorFlag,
     Stop,
@@ -70,7 +71,7 @@ class Controller:
     applied_nm: Pair = (0.0, 0.0)
     decoder: Decoder = field(default_factory=Decoder)
     counters: ControllerCounters = field(default_factory=ControllerCounters)
-    requests: list[Message] = field(default_factory=list)  # for a virtual wearer to take; the last few only
+    requests: list[Request] = field(default_factory=list)  # for a virtual wearer to take; the last few only
     _health: Health = field(default_factory=Health)
     _answer: HelloAck | None = None
     _ack: HelloAck | None = None
@@ -193,7 +194,8 @@ class Controller:
                     self._release(at_once=True)
             case _:
                 self.counters.ignored += 1
-                self.requests = [*self.requests[-7:], message]
+                if isinstance(message, Request):
+                    self.requests = [*self.requests[-7:], message]
 
     def _on_hello(self, hello: Hello) -> None:
         if self.state == ControllerState.ARMED:
