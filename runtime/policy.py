@@ -126,6 +126,11 @@ class Policy:
     def _check_shapes(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         expected = (len(self.channels), self.contract.window)
+        if self.metadata.get("form", "window") != "window":
+            raise UserError(
+                f"policy {self.source}: is the {self.metadata['form']} form; the loop runs whole windows, which a bad "
+                "sample leaves again: export without --streaming"
+            )
         if len(inputs) != 1 or len(outputs) != 1 or min(expected) < 1:
             raise UserError(f"policy {self.source}: one input and one output expected, with a window in the metadata")
         for node, array in ((inputs[0], self._input), (outputs[0], self._output)):

@@ -252,6 +252,15 @@ def test_an_exception_stops_the_device_first(bench):
     assert not bench.torques()[-1, 1:].any()
 
 
+def test_a_loop_that_computes_on_and_on_is_stopped_by_itself_and_by_the_controller(bench, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "SPIN", "1")
+    loop = bench.loop("--arm", module="crashing_loop")
+    loop.child.stdin.close()
+    assert loop.wait() == 3
+    assert re.search("computed for too long|held up|controller disarmed", "\n".join(loop.lines))
+    assert bench.state()[0] == ControllerState.LATCHED and not bench.torques()[-1, 1:].any()
+
+
 def test_unplugging_plugging_in_and_arming_again(bench):
     loop = bench.loop("--arm")
     bench.wait_for_torque()

@@ -115,6 +115,11 @@ def test_damaged_metadata_is_named(tmp_path, key, text, words):
         Policy.load(tmp_path / "student.onnx")
 
 
+def test_the_streaming_form_is_refused(tmp_path):
+    with pytest.raises(UserError, match="export without --streaming"):
+        Policy.load(write_policy(tmp_path / "student.onnx", form="streaming"))
+
+
 def test_golden_vectors_survive_as_text():
     windows, torques = np.random.default_rng(2).normal(size=(3, 7, 2)), np.random.default_rng(3).normal(size=(3, 2))
     back = decode_golden(encode_golden(windows, torques))
