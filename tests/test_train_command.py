@@ -1,0 +1,79 @@
+"""`python -m mjx_exo.train`: bad input in one line, and a short real run from start to pictures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mjx_exo import train
+from mjx_exo.config_files import train_config_from_dict
+from mjx_exo.errors import UserError
+from mjx_exo.musculoskeletal.wearer import Wearer
+from mjx_exo.presets import PRESETS, QUICK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--preset", "fast"], "quick"),
+        (["--walking.bodi", "x"], "walking.bodi"),
+        (["--walking.body", "myolegs99"], "myolegs26"),
+        (["--walking.num-envs", "many"], "num-envs"),
+        (["--walking.engine", "gazebo"], "native"),
+        (["--walking.device", "nothing", "--walking.device-mode", "worn"], "nothing"),
+        (["--resume", "no/such/run"], "no/such/run"),
+        (["--from", "no/such/run"], "no/such/run"),
+        (["--ppo.minibatches", "7"], "minibatches"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(arguments, named, tmp_path):
+    out = ["--out", str(tmp_path / "run")] if "--resume" not in arguments else []
+    with pytest.raises(UserError, match=named) as caught:
+        train.main([*arguments, *out])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wearer", [{"mass_kg": -5.0}, {"mass_kg": 29.9}, {"mass_kg": 151.0}, {"height_m": 3.0}])
+def test_a_wearer_nobody_is(wearer):
+    with pytest.raises(UserError, match=next(iter(wearer))):
+        Wearer(**wearer)
+
+
+def test_every_preset_survives_its_own_json():
+    import dataclasses
+
+    for name, (_, config) in PRESETS.items():
+        stored = json.loads(json.dumps(dataclasses.asdict(config)))
+        assert train_config_from_dict(stored, name) == config
+
+
+def test_help_names_presets_and_fields(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("--preset", "--resume", "--walking.body", "--ppo.total-steps", "quick", "walk"):
+        assert word in text
+
+
+def test_a_short_run_leaves_summary_policy_and_pictures(tmp_path):
+    folder = tmp_path / "run"
+    code = train.main(
+        ["--out", str(folder), "--walking.num-envs", "16", "--ppo.total-steps", "1024", "--ppo.unroll", "16"]
+    )
+    assert code == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    wanted = {
+        "fall_free_share", "episode_seconds_mean", "speed_mean_m_s", "knee_swing_deg", "env_steps", "wall_seconds",
+    }  # fmt: skip
+    assert wanted <= set(summary)
+    assert summary["env_steps"] == 1024
+    for name in ("walking.png", "learning.png", "policy/policy.json", "config.json", "log.jsonl"):
+        assert (folder / name).stat().st_size > 0
+    from mjx_exo.teacher import load_teacher
+
+    teacher = load_teacher(folder)
+    assert teacher.config.walking.body == QUICK.walking.body and teacher.policy.actors == ("human",)
+    with pytest.raises(UserError, match="already holds a run"):
+        train.main(["--out", str(folder)])

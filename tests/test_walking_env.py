@@ -1,0 +1,180 @@
+"""What a user of the walking environment relies on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_exo.errors import UserError
+from mjx_exo.walking.build import build_environment
+from mjx_exo.walking.commands import advance_command, draw_command, gravity
+from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
+
+N = 16
+
+
+@pytest.fixture(scope="module")
+def env():
+    command = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1), push_n=50.0, resample_s=1.0)
+    return build_environment(WalkingConfig(num_envs=N, episode_s=0.4, command=command, threads=2))
+
+
+@pytest.fixture(scope="module")
+def rolled(env):
+    """States of 60 steps of random actions, from reset on."""
+    step = jax.jit(env.step)
+    state = jax.jit(env.reset)(jax.random.key(0))
+    states = [state]
+    for key in jax.random.split(jax.random.key(1), 60):
+        state = step(state, {"human": jax.random.normal(key, (N, env.human_action_size))})
+        states.append(state)
+    return states
+
+
+def test_observations_have_the_sizes_the_table_says(env, rolled):
+    table = env.describe_observations()["human"]
+    actor = env.actors[0]
+    assert sum(size for _, size, _ in table) == actor.observation_size == rolled[0].observation["human"].shape[1]
+    assert len(actor.observation_fixed) == actor.observation_size
+    assert rolled[0].privileged["human"].shape == (N, actor.privileged_size)
+    assert ("clock", 2, True) in table
+
+
+def test_everything_stays_finite(rolled):
+    for state in rolled:
+        for leaf in jax.tree.leaves(state):
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                assert bool(jnp.isfinite(leaf).all())
+
+
+def test_an_episode_ends_once_by_fall_or_by_time(rolled):
+    terminated = np.array([s.terminated for s in rolled])
+    truncated = np.array([s.truncated for s in rolled])
+    assert not np.any((terminated > 0) & (truncated > 0))
+    assert truncated.sum() > 0, "episodes of 0.4 s must run into the time limit"
+    for before, after in zip(rolled, rolled[1:], strict=False):
+        ended = np.asarray(after.terminated + after.truncated) > 0
+        assert np.all(np.asarray(after.time_s)[ended] == 0.0)
+        assert np.allclose(np.asarray(after.time_s - before.time_s)[~ended], 0.02, atol=1e-5)
+
+
+def test_a_fallen_walker_is_terminated(env):
+    state = jax.jit(env.reset)(jax.random.key(3))
+    low = state.physics._replace(qpos=state.physics.qpos.at[0, 2].set(0.4))
+    after = jax.jit(env.step)(state.replace(physics=low), {"human": jnp.zeros((N, env.human_action_size))})
+    assert float(after.terminated[0]) == 1.0
+    assert float(after.physics.qpos[0, 2]) > 0.7, "a fresh episode stands"
+
+
+def test_starts_are_in_motion_and_spread_over_the_cycle(env, rolled):
+    state = rolled[0]
+    speed = np.asarray(state.physics.qvel[:, 0] / state.command.speed_m_s)
+    assert np.all((speed > 0.8) & (speed < 1.15))
+    assert len(np.unique(np.asarray(state.phase))) > 5
+    assert np.all(np.asarray(state.physics.qvel[:, 0]) > 0)
+
+
+def test_same_key_same_result(env, rolled):
+    again = jax.jit(env.reset)(jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(again.observation), jax.tree.leaves(rolled[0].observation), strict=True):
+        assert bool((a == b).all())
+
+
+def test_every_reward_term_is_logged_and_sums_to_the_reward(rolled):
+    state = rolled[5]
+    terms = [v for name, v in state.metrics.items() if name.startswith("reward/")]
+    assert len(terms) == len(dataclasses.fields(type(WalkingConfig().loose)))
+    np.testing.assert_allclose(np.sum(terms, axis=0), np.asarray(state.reward["human"]), atol=1e-5)
+
+
+def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not():
+    env = build_environment(WalkingConfig(num_envs=2, threads=1, curriculum=CurriculumConfig(6.0, 10, 0.5)))
+    state = env.reset(jax.random.key(0))
+    hard = env.curriculum(state, {"episode_seconds": jnp.float32(8.0)})
+    assert float(hard.curriculum.strictness) == pytest.approx(0.1)
+    soft = env.curriculum(hard, {"episode_seconds": jnp.float32(2.0)})
+    assert float(soft.curriculum.strictness) == pytest.approx(0.05)
+    assert float(soft.curriculum.widen) == pytest.approx(0.1), "what was opened stays open"
+
+
+def test_commands_stay_in_their_ranges_and_move_at_a_limited_rate():
+    config = CommandConfig(speed_m_s=(0.6, 1.8), slope_rad=(-0.1, 0.1), resample_s=0.5, push_n=80.0, push_every_s=0.5)
+    command = draw_command(jax.random.key(0), config, 64, jnp.float32(1.0))
+    step = jax.jit(lambda key, c: advance_command(key, c, config, 0.02, jnp.float32(1.0), jnp.float32(1.0)))
+    pushed = 0
+    for key in jax.random.split(jax.random.key(1), 200):
+        after = step(key, command)
+        assert float(jnp.abs(after.speed_m_s - command.speed_m_s).max()) <= 0.4 * 0.02 + 1e-6
+        assert float(jnp.abs(after.slope_rad - command.slope_rad).max()) <= 0.05 * 0.02 + 1e-6
+        assert 0.6 - 1e-6 <= float(after.speed_m_s.min()) and float(after.speed_m_s.max()) <= 1.8 + 1e-6
+        assert float(jnp.linalg.norm(after.push_n, axis=-1).max()) <= 80.0 + 1e-4
+        pushed += int((after.push_n != 0).any())
+        command = after
+    assert pushed > 20
+
+
+def test_narrow_commands_come_first():
+    config = CommandConfig(speed_m_s=(0.6, 1.8))
+    closed = draw_command(jax.random.key(0), config, 64, jnp.float32(0.0))
+    np.testing.assert_allclose(np.asarray(closed.speed_m_s), 1.2, rtol=1e-6)
+
+
+def test_uphill_gravity_pulls_back():
+    g = np.asarray(gravity(jnp.array([math.radians(5.0), 0.0])))
+    assert g[0, 0] == pytest.approx(-9.81 * math.sin(math.radians(5.0)), rel=1e-5)
+    np.testing.assert_allclose(g[1], [0.0, 0.0, -9.81], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"body": "myolegs27"}, "myolegs26"),
+        ({"engine": "bullet"}, "native"),
+        ({"device_mode": "worn"}, "device"),
+        ({"device_mode": "active", "device": "no_such"}, "no_such"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"synergies": "none"}, "published"),
+    ],
+)
+def test_what_cannot_be_built_is_named(change, named):
+    with pytest.raises(UserError, match=named) as caught:
+        build_environment(dataclasses.replace(WalkingConfig(num_envs=2), **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_device_obeys_its_profile_and_shares_the_wearers_mass():
+    config = WalkingConfig(num_envs=4, device="hip_3200g", device_mode="active", threads=2)
+    env = build_environment(config)
+    bare = build_environment(WalkingConfig(num_envs=4, threads=2))
+    assert env.engine._jobs[0].model.body_mass.sum() - bare.engine._jobs[0].model.body_mass.sum() == pytest.approx(3.2)
+    state = jax.jit(env.reset)(jax.random.key(0))
+    step = jax.jit(env.step)
+    before = np.asarray(state.exo.requested_nm)
+    limit = np.asarray(env._limits.limit_nm)
+    for key in jax.random.split(jax.random.key(1), 12):
+        action = {
+            "human": jnp.zeros((4, env.human_action_size)),
+            "exo": 20.0 * jax.random.normal(key, (4, 2)),
+        }
+        state = step(state, action)
+        now = np.asarray(state.exo.requested_nm)
+        assert np.all(np.abs(now) <= limit + 1e-4)
+        alive = np.asarray(state.terminated + state.truncated) == 0
+        assert np.all(np.abs(now - before)[alive] <= 150.0 * 0.02 + 1e-3)
+        before = now
+    assert "clock" not in dict((name, size) for name, size, _ in env.describe_observations()["exo"])
+
+
+def test_the_gait_clock_does_not_reach_the_device():
+    config = WalkingConfig(num_envs=4, device="hip_3200g", device_mode="active", threads=2)
+    env = build_environment(config)
+    state = jax.jit(env.reset)(jax.random.key(0))
+    state = env.observed(state)  # by the same path as the shifted one: compiled code rounds otherwise
+    shifted = env.observed(state.replace(phase=(state.phase + 0.25) % 1.0))
+    np.testing.assert_array_equal(np.asarray(shifted.observation["exo"]), np.asarray(state.observation["exo"]))
+    assert not np.array_equal(np.asarray(shifted.observation["human"]), np.asarray(state.observation["human"]))
