@@ -39,9 +39,9 @@ WALK = TrainConfig(
             resample_s=4.0,
             push_n=80.0,
         ),
-        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=800),
+        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=600),
     ),
-    ppo=PPOConfig(total_steps=30_000_000),
+    ppo=PPOConfig(total_steps=24_000_000),
 )
 
 _DEVICE = "hip_3200g"

@@ -125,6 +125,9 @@ class WalkingEnv:
         self.human_action_size = 2 * self.basis.size + 2 * self.trunk_muscles + (config.clock_freedom > 0)
         self._weights = jnp.asarray(self.basis.weights.T, jnp.float32)  # [S, M]
         self._legs = body.leg_joint_index()
+        muscles = body.muscle_parameters()
+        volume = muscles.peak_force_n * muscles.optimal_length_m
+        self._muscle_share = jnp.asarray(volume / volume.mean(), jnp.float32)
         self._trunk = np.array([i for i in range(len(body.joint_names)) if i not in set(self._legs.ravel())], dtype=int)
         names = body.leg.paths.joints
         self._hip, self._hip_rotation = names.index("hip_flexion"), names.index("hip_rotation")
@@ -333,6 +336,7 @@ class WalkingEnv:
                 kinematics=k,
                 readings=after.readings,
                 activation=after.physics.activation,
+                muscle_share=self._muscle_share,
                 action=after.previous_action,
                 previous_action=before.previous_action,
                 body_weight_n=self._body_weight,
@@ -346,7 +350,7 @@ class WalkingEnv:
         parts = weighted(terms, self.config.loose, self.config.strict, strictness)
         reward = {"human": sum(parts.values())}
         metrics = {f"reward/{name}": value for name, value in parts.items()}
-        metrics["activation_squared"] = terms["effort"]
+        metrics["activation_squared"] = (after.physics.activation**2).mean(axis=-1)
         if self.active:
             exo_parts = exo_rewards.reward_terms(before, after, self._limits, self.body_mass_kg)
             reward["exo"] = sum(exo_parts.values())

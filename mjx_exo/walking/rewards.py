@@ -27,6 +27,7 @@ class RewardInputs(NamedTuple):
     kinematics: Kinematics
     readings: Readings
     activation: Array  # [N, M]
+    muscle_share: Array  # [M], of the muscles' volume, mean 1
     action: Array  # [N, A]
     previous_action: Array  # [N, A]
     body_weight_n: Array  # [N]
@@ -65,7 +66,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "clock": clock_agreement(x.leg_phase, load, foot_speed).mean(axis=-1),
         "alive": jnp.ones_like(speed_error),
         "heel_first": (early * toe_above_heel).sum(axis=-1),
-        "effort": (x.activation**2).mean(axis=-1),
+        # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
+        "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
         "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
