@@ -1,1 +1,1 @@
-"""One step interface for the wearer and the device, several engines behind it."""
+"""Physics engines behind one interface."""
