@@ -15,6 +15,8 @@ from mjx_exo.gait.norms import PERCENT, parabola_offset, pearson
 NAN = float("nan")
 FAINT = 0.05
 """A peak below this share of the curve's own range is no peak, and its lag is nan."""
+HARMONICS = 8
+"""Up to about 7 Hz at a usual stride, which is more than a hip torque has."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,13 @@ def peak_lags(reference: np.ndarray, measured: np.ndarray, stride_time_s: float)
 
 
 def peak_percent(profile: np.ndarray) -> float:
-    """Where a periodic curve [101] has its maximum, percent, between the samples; nan when it is hardly positive."""
-    cycle = np.asarray(profile, float)[:-1]
+    """Where a periodic curve [101] has its maximum, percent, between the samples; nan when it is hardly positive.
+
+    The curve's first `HARMONICS` harmonics are searched, since a little noise moves the top of a flat peak a long way.
+    """
+    spectrum = np.fft.rfft(np.asarray(profile, float)[:-1])
+    spectrum[HARMONICS + 1 :] = 0.0
+    cycle = np.fft.irfft(spectrum, PERCENT.size - 1)
     top = int(np.argmax(cycle))
     if not cycle[top] > FAINT * np.ptp(cycle):
         return NAN
