@@ -121,6 +121,8 @@ class WalkingEnv:
         self.active = config.device_mode == "active"
         body = engine.body
         self.basis = synergy_basis(config.synergies, body)
+        names, groups = body.muscle_names, 2 * body.muscle_groups
+        self.muscle_groups = groups + ("other",) * (len(names) - len(groups))
         self.trunk_muscles = 0 if body.trunk is None else len(body.trunk.paths.muscles)
         self.human_action_size = 2 * self.basis.size + 2 * self.trunk_muscles + (config.clock_freedom > 0)
         self._weights = jnp.asarray(self.basis.weights.T, jnp.float32)  # [S, M]
@@ -207,13 +209,12 @@ class WalkingEnv:
     def decide(self, state: EnvState, human: Array) -> Decision:
         """What one control step will be driven by, from the human actor's action [N, A]."""
         key, command_key, reset_key = jax.random.split(state.key, 3)
-        swap = self._swap_by_clock(state)
-        excitation, action, bend = self.excitation(jnp.clip(human, -_ACTION_CLIP, _ACTION_CLIP), swap)
+        action = self.ordered_action(jnp.clip(human, -_ACTION_CLIP, _ACTION_CLIP), self._swap_by_clock(state))
         hardness = state.curriculum
         command = advance_command(
             command_key, state.command, self.config.command, self.control_dt, hardness.widen, hardness.strictness
         )
-        return Decision(excitation, action, bend, command, key, reset_key)
+        return Decision(self.excitation(action), action, self.clock_bend(action), command, key, reset_key)
 
     def tick(self, state: EnvState, excitation: Array, wanted_nm: Array) -> EnvState:
         """Physics for one period of the device's controller: limiter, transport delay, actuator lag."""
@@ -252,24 +253,25 @@ class WalkingEnv:
 
     # ---------------------------------------------------------------- actions
 
-    def excitation(self, human: Array, swap: Array) -> tuple[Array, Array, Array]:
-        """Excitations [N, M] (0…1), the action in right–left order [N, A], and the clock's relative speed [N]."""
-        n, s = human.shape[0], self.basis.size
-        legs = human[:, : 2 * s].reshape(n, 2, s)
-        legs = jnp.where(swap[:, None, None], legs[:, ::-1], legs)
-        config = self.config
-        excitation = config.excitation_rest + config.excitation_gain * legs @ self._weights
-        parts, actions = [excitation.reshape(n, -1)], [legs.reshape(n, -1)]
-        if self.trunk_muscles:
-            trunk = human[:, 2 * s : 2 * s + 2 * self.trunk_muscles].reshape(n, 2, self.trunk_muscles)
-            trunk = jnp.where(swap[:, None, None], trunk[:, ::-1], trunk)
-            parts.append((config.excitation_rest + config.excitation_gain * trunk).reshape(n, -1))
-            actions.append(trunk.reshape(n, -1))
-        bend = jnp.ones(n)
-        if config.clock_freedom > 0:
-            bend = 1.0 + config.clock_freedom * jnp.tanh(human[:, -1])
-            actions.append(human[:, -1:])
-        return jnp.clip(jnp.concatenate(parts, -1), 0.0, 1.0), jnp.concatenate(actions, -1), bend
+    def ordered_action(self, human: Array, swap: Array) -> Array:
+        """The human action [N, A] with legs (and trunk muscles) right before left, whichever leg leads."""
+        n, s, t = human.shape[0], self.basis.size, self.trunk_muscles
+        pairs = [human[:, : 2 * s].reshape(n, 2, s), human[:, 2 * s : 2 * (s + t)].reshape(n, 2, t)]
+        ordered = [jnp.where(swap[:, None, None], pair[:, ::-1], pair).reshape(n, -1) for pair in pairs]
+        return jnp.concatenate([*ordered, human[:, 2 * (s + t) :]], -1)
+
+    def excitation(self, action: Array) -> Array:
+        """Muscle excitations [N, M], 0…1, of an action in right–left order [N, A]."""
+        n, s, t = action.shape[0], self.basis.size, self.trunk_muscles
+        legs = action[:, : 2 * s].reshape(n, 2, s) @ self._weights
+        wanted = jnp.concatenate([legs.reshape(n, -1), action[:, 2 * s : 2 * (s + t)]], -1)
+        return jnp.clip(self.config.excitation_rest + self.config.excitation_gain * wanted, 0.0, 1.0)
+
+    def clock_bend(self, action: Array) -> Array:
+        """Relative speed [N] of the gait clock that an action [N, A] asks for."""
+        if self.config.clock_freedom == 0:
+            return jnp.ones(action.shape[0])
+        return 1.0 + self.config.clock_freedom * jnp.tanh(action[:, -1])
 
     def hip_velocity(self, state: EnvState) -> Array:
         """Hip flexion velocity [N, 2] in rad/s, right and left."""

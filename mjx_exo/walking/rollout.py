@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from mjx_exo.gait.recording import Recording
+from mjx_exo.musculoskeletal import energetics
 from mjx_exo.walking.env import EnvState, WalkingEnv
 from mjx_exo.walking.features import sagittal_gyro
 
@@ -47,6 +48,7 @@ def observe(env: WalkingEnv, state: EnvState) -> dict[str, Array]:
         "qpos": state.physics.qpos,
         "qvel": state.physics.qvel,
         "activation": state.physics.activation,
+        "excitation": env.excitation(state.previous_action),
         "exo_torque_nm": state.physics.exo_torque_nm,
         "exo_request_nm": state.exo.requested_nm,
         "thigh_gyro": sagittal_gyro(k.thigh_gyro_rad_s),
@@ -124,19 +126,31 @@ def start_walking(env: WalkingEnv, key: Array, speed_m_s: Any, slope_rad: Any, s
     return env.with_command(state, speed, slope, strictness)
 
 
+def metabolic_power_w(env: WalkingEnv, series: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Metabolic power of each muscle [T, N, M] in W after Umberger 2010, and muscle volumes [N, M] in m³."""
+    body, wearers = env.engine.body, env.engine.wearers
+    muscles = jax.tree.map(
+        lambda *rows: np.stack(rows)[np.asarray(env.engine.wearer_of)], *[body.muscle_parameters(w) for w in wearers]
+    )
+    constants = energetics.muscle_energetics(body.muscle_names, muscles)
+    length = series["fibre_length"] * muscles.optimal_length_m + muscles.rest_length_m
+    velocity = series["fibre_velocity"] * muscles.optimal_length_m
+    fibre = energetics.fibre_state(series["activation"], length, velocity, muscles)
+    power = energetics.umberger_power(series["excitation"], series["activation"], fibre, constants)
+    volume = energetics.muscle_volume_m3(muscles.peak_force_n, muscles.optimal_length_m)
+    return np.asarray(power.total_w), np.asarray(volume)
+
+
 def to_recordings(env: WalkingEnv, trials: Trials, label: str = "", skip_s: float = 0.0) -> list[Recording]:
-    """One `Recording` per trial that lasted at least a second beyond `skip_s`, without its first `skip_s` seconds."""
+    """One `Recording` per trial, without its first `skip_s` seconds; at least two samples even of an early fall."""
     body = env.engine.body
     names = body.muscle_names
-    groups = [g for _ in range(2) for g in body.muscle_groups]
-    groups += ["other"] * (len(names) - len(groups))
+    power, volume = metabolic_power_w(env, trials.series)
     skip = round(skip_s / trials.control_dt_s)
     masses = np.asarray(env.body_mass_kg)
     result = []
     for n in range(env.num_envs):
-        stop = int(trials.steps[n])
-        if stop - skip < round(1.0 / trials.control_dt_s):
-            continue
+        stop = max(int(trials.steps[n]), skip + 2)
         part = {name: values[skip:stop, n] for name, values in trials.series.items()}
         mass = float(masses[n])
         up = part["up"]
@@ -155,8 +169,12 @@ def to_recordings(env: WalkingEnv, trials: Trials, label: str = "", skip_s: floa
                 thigh_gyro_rad_s=part["thigh_gyro"],
                 ground_force_n=part["foot_force"],
                 muscle_names=names,
-                muscle_groups=tuple(groups),
+                muscle_groups=env.muscle_groups,
                 activation=part["activation"],
+                excitation=part["excitation"],
+                metabolic_power_w=power[skip:stop, n],
+                metabolic_rest_w=energetics.BASAL_W_KG * mass,
+                muscle_volume_m3=volume[n],
                 muscle_force_n=part["muscle_force"],
                 pelvis_position_m=part["qpos"][:, :3],
                 pelvis_velocity_m_s=part["qvel"][:, :3],
