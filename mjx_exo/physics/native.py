@@ -10,17 +10,13 @@ model and data, so the same inputs give the same outputs whatever ran before.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import mujoco
-import numba
 import numpy as np
 
 from mjx_exo.conventions import SIDES
@@ -29,6 +25,7 @@ from mjx_exo.musculoskeletal.compiled import CompiledBody
 from mjx_exo.musculoskeletal.muscle import muscle_functions
 from mjx_exo.musculoskeletal.skeleton import sensor_slices
 from mjx_exo.musculoskeletal.wearer import Wearer
+from mjx_exo.physics.c_mujoco import mj_step, njit
 from mjx_exo.physics.interface import (
     LIMIT_DAMPING_NM_S,
     LIMIT_STIFFNESS_NM,
@@ -42,36 +39,20 @@ from mjx_exo.physics.interface import (
 )
 
 _FORCE = sensor_slices()["foot_force"]
-_njit = numba.njit(nogil=True, error_model="numpy", fastmath=False)
 
 
-@_njit
+@njit
 def _select(condition, if_true, if_false):
     return if_true if condition else if_false
 
 
 # On scalars, numba's `np.where` allocates arrays; everything else is numpy's own.
 _SCALARS = SimpleNamespace(where=_select, minimum=np.minimum, maximum=np.maximum, exp=np.exp)
-_curves = muscle_functions(_SCALARS, _njit)
+_curves = muscle_functions(_SCALARS, njit)
 _activate, _tension = _curves.activate, _curves.tension
 
 
-def _mujoco_step() -> Any:
-    """`mj_step` as a C function pointer that numba can call with two addresses."""
-    folder = Path(mujoco.__file__).parent
-    library = next(
-        p for p in sorted(folder.glob("*mujoco*")) if p.suffix in (".so", ".dylib", ".dll") or ".so." in p.name
-    )
-    function = ctypes.CDLL(str(library)).mj_step
-    function.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-    function.restype = None
-    return function
-
-
-_mj_step = _mujoco_step()
-
-
-@_njit
+@njit
 def _limb_moments(
     q, v, signs, joint_index, centre, half, parent, variable, matrix, crossings, scale, muscle_start, prm, activation,
     table, force, length_out, velocity_out, moment, damping,
@@ -108,7 +89,7 @@ def _limb_moments(
         damping[joint_index[j]] += arm * arm * slope[m]
 
 
-@_njit
+@njit
 def _advance(
     step_function, model_address, data_address, d_qpos, d_qvel, d_warm, d_ctrl, d_xfrc, d_sensor, m_gravity, steps,
     timestep, exo_alpha, leg, trunk, leg_index, trunk_index, scale, prm, limits, passive, exo_joint,
@@ -281,7 +262,7 @@ class NativeEngine:
             rows = job.contiguous
             data, model = job.data, job.model
             _advance(
-                _mj_step, model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
+                mj_step, model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
                 data.xfrc_applied, data.sensordata, model.opt.gravity, steps, self.config.timestep_s, self._exo_alpha,
                 self._leg, self._trunk, self._leg_index, self._trunk_index, job.scale, job.prm, self._limits,
                 self._passive, self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),

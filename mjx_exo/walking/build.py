@@ -12,7 +12,7 @@ from mjx_exo.physics.interface import EngineConfig
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.env import WalkingEnv
 
-ENGINES = ("auto", "native", "mjx")
+ENGINES = ("auto", "native", "mjx", "published")
 DEVICE_MODES = ("absent", "worn", "active")
 
 
@@ -47,8 +47,11 @@ def build_environment(config: WalkingConfig) -> WalkingEnv:
     else:
         wearers = draw_wearers(min(config.wearers, config.num_envs), config.wearer_range, config.wearer_seed)
     engine_config = EngineConfig(timestep_s=config.physics_step_s, threads=config.threads)
-    if choose_engine(config.engine) == "native":
+    engine_name = choose_engine(config.engine)
+    if engine_name == "native":
         from mjx_exo.physics.native import NativeEngine as EngineClass
+    elif engine_name == "published":
+        from mjx_exo.physics.published import PublishedEngine as EngineClass
     else:
         from mjx_exo.physics.mjx import MjxEngine as EngineClass
     engine = EngineClass(body, config.num_envs, wearers, engine_config, profile)

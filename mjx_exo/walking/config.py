@@ -60,7 +60,7 @@ class WalkingConfig:
     """One walking task. Angles in radians, SI units."""
 
     body: str = "myolegs26"
-    engine: str = "auto"  # auto, native, mjx
+    engine: str = "auto"  # auto, native, mjx, published (the model the body was compiled from; slow, for comparison)
     num_envs: int = 256
     physics_step_s: float = 0.005
     control_dt_s: float = 0.02  # human decisions at 50 Hz
