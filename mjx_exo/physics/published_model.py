@@ -2,7 +2,7 @@
 
 The model keeps its own tendons, muscles, masses, joints, collision geometry and equality constraints. What changes: our
 sensors and the device's mass are added, a floor takes the pedestal's place, and the constraints are stiffened. As
-shipped they let the patella's path point slip 11 to 20 mm under load, and massless sliding points allow nothing stiffer.
+shipped they let the patella's path point slip 11 to 20 mm under load, and massless sliding points allow no more.
 """
 
 from __future__ import annotations
