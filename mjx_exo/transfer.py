@@ -166,13 +166,14 @@ def write_report(
 
 def _images(cells: Sequence[Cell]) -> list[report.Image]:
     pairs = []
-    for cell in cells:
+    for cell in sorted(cells, key=lambda c: (-round(c.measured.slope_rad, 4), c.measured.speed_m_s)):
         other, found = cell.reference, cell.comparison
         note = "no reference" if found is None else f"r {found.r_mean:.2f}, RMSE {found.rmse_mean_nm_kg:.3f}"
         pairs.append(figures.TorquePair(_condition(cell), cell.measured.torque, other and other.torque, note))
-    images = [
-        report.Image("torque_profiles", figures.png(figures.torque_pairs(pairs)), "Mean and one standard deviation.")
-    ]
+    speeds, slopes = ({round(v, 4) for v in values} for values in zip(*map(_speed_and_slope, cells), strict=True))
+    full_grid = len(speeds) * len(slopes) == len(cells) and len(speeds) <= 7
+    drawn = figures.png(figures.torque_pairs(pairs, columns=len(speeds) if full_grid else 4))
+    images = [report.Image("torque_profiles", drawn, "Mean and one standard deviation over strides.")]
     compared = [
         Condition(
             round(c.measured.speed_m_s, 2), c.measured.slope_rad, 1, {k: float(v) for k, v in c.as_dict().items()}
@@ -181,7 +182,7 @@ def _images(cells: Sequence[Cell]) -> list[report.Image]:
         if c.comparison is not None
     ]
     if len({c.speed_m_s for c in compared}) > 1 and len({round(c.slope_rad, 4) for c in compared}) > 1:
-        for name, title, digits in (("r_mean", "r, stride mean", 2), ("rmse_mean_nm_kg", "RMSE, Nm/kg", 3)):
+        for name, title, digits in (("r_mean", "r, stride mean", 3), ("rmse_mean_nm_kg", "RMSE, Nm/kg", 3)):
             images.append(report.Image(f"map_{name}", figures.png(charts.grid_map(compared, name, title, digits))))
     return images
 
@@ -198,6 +199,10 @@ def _write_profiles(path: Path, cells: Sequence[Cell], method: str) -> None:
         ]
     names = ["speed_m_s", "slope_deg", "percent", "torque_nm_kg", "torque_sd_nm_kg", "reference_nm_kg"]
     write_rows(path, names, rows, {"stride_start": "heel_strike" if method == "force" else "gyro"})
+
+
+def _speed_and_slope(cell: Cell) -> tuple[float, float]:
+    return cell.measured.speed_m_s, cell.measured.slope_rad
 
 
 def _condition(cell: Cell) -> str:

@@ -209,9 +209,11 @@ class TorquePair:
     note: str = ""
 
 
-def torque_pairs(pairs: Sequence[TorquePair], names: tuple[str, str] = ("simulation", "device")) -> Figure:
+def torque_pairs(
+    pairs: Sequence[TorquePair], names: tuple[str, str] = ("simulation", "device"), columns: int = 4
+) -> Figure:
     """Torque over the gait cycle from two sources, mean and one standard deviation, a panel for each condition."""
-    columns = min(4, len(pairs))
+    columns = min(columns, len(pairs))
     rows = -(-len(pairs) // columns)
     with rc_context(STYLE):
         width = max(5.2, 2.9 * columns)
