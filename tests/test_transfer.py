@@ -1,0 +1,191 @@
+"""The transfer report finds the gain and the delay that a log was made with, from the loop's own format or a CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mjx_exo.errors import UserError
+from mjx_exo.gait.device_log import Conditions, read_log, steady_trials
+from mjx_exo.gait.example import normal_walking
+from mjx_exo.gait.recording import save
+from mjx_exo.gait.user_csv import write_csv
+from mjx_exo.transfer import main
+
+CODES = {"device_time_us": "Q", "stage": "B", "walking": "B", "gain": "f"}
+TYPES = {"Q": "<u8", "B": "u1", "f": "<f4"}
+NAMES = (
+    "device_time_us",
+    "stage",
+    "walking",
+    "gain",
+    "gyro_r",
+    "gyro_l",
+    "student_r",
+    "student_l",
+    "applied_r",
+    "applied_l",
+)
+MASS_KG, GAIN, DELAY = 80.0, 0.9, 3
+SPEEDS, SECONDS = (0.8, 1.2), 16.0
+
+
+def walker_at(speed: float, rate_hz: float = 100.0):
+    return normal_walking(SECONDS, rate_hz, speed, stride_time_s=1.1 * np.sqrt(1.25 / speed))
+
+
+def log_rows() -> np.ndarray:
+    """Walking at two speeds, one after the other: applied torque is 0.9 of the intent and 30 ms late."""
+    pieces = []
+    for index, speed in enumerate(SPEEDS):
+        walker = walker_at(speed)
+        rows = np.zeros(walker.time_s.size - 1, [(name, TYPES[CODES.get(name, "f")]) for name in NAMES])
+        rows["device_time_us"] = np.round(1e6 * (100.0 + index * SECONDS + walker.time_s[:-1]))
+        rows["stage"], rows["walking"], rows["gain"] = 6, 1, 1.0
+        for side, suffix in enumerate("rl"):
+            rows[f"gyro_{suffix}"] = walker.thigh_gyro_rad_s[:-1, side]
+            rows[f"student_{suffix}"] = walker.exo_torque_nm_kg[:-1, side]
+            rows[f"applied_{suffix}"] = MASS_KG * GAIN * np.roll(walker.exo_torque_nm_kg[:-1, side], DELAY)
+        pieces.append(rows)
+    return np.concatenate(pieces)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return log_rows()
+
+
+@pytest.fixture
+def log_folder(tmp_path, rows):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    columns = [{"name": name, "code": CODES.get(name, "f"), "meaning": ""} for name in NAMES]
+    header = {"format": 1, "columns": columns, "wearer_mass_kg": MASS_KG, "stages": {"ACTIVE": 6}}
+    (folder / "header.json").write_text(json.dumps(header))
+    (folder / "rows.bin").write_bytes(rows.tobytes() + b"half a row")
+    lines = [f"{100 + i * SECONDS},{speed},0" for i, speed in enumerate(SPEEDS)]
+    (folder / "conditions.csv").write_text("device_time_s,speed_m_s,slope_deg\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def reference(tmp_path):
+    save(tmp_path / "reference.npz", [walker_at(speed, 200.0) for speed in SPEEDS])
+    return tmp_path / "reference.npz"
+
+
+def test_gain_and_delay_come_out_of_a_log(tmp_path, log_folder, reference, capsys):
+    out = tmp_path / "report"
+    assert main([str(log_folder), "--reference", str(reference), "--out", str(out)]) == 0
+    found = json.loads((out / "transfer.json").read_text())
+    assert found["stride_start"] == "gyro"
+    assert [cell["speed_m_s"] for cell in found["cells"]] == pytest.approx(SPEEDS)
+    for cell in found["cells"]:
+        assert cell["amplitude_ratio"] == pytest.approx(GAIN, abs=0.02)
+        for name in ("lag_extension_ms", "lag_flexion_ms", "lag_cross_correlation_ms"):
+            assert cell[name] == pytest.approx(30.0, abs=6.0)
+        assert 0.97 < cell["r_mean"] < 1.0
+        assert cell["tracking_r"] > 0.97
+    assert found["mean"]["r_mean"]["mean"] > 0.97
+    assert "data:image/png" in (out / "report.html").read_text()
+    assert "report: " in capsys.readouterr().out
+
+
+def test_the_csv_of_a_log_says_the_same(tmp_path, log_folder, reference, rows):
+    path = log_folder / "rows.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(NAMES)
+        writer.writerows(rows.tolist())
+    results = []
+    for source in (log_folder, path):
+        main([str(source), "--reference", str(reference), "--out", str(tmp_path / "out")])
+        results.append(json.loads((tmp_path / "out" / "transfer.json").read_text())["cells"])
+    for one, other in zip(*results, strict=True):
+        assert one["r_mean"] == pytest.approx(other["r_mean"], abs=1e-6)
+        assert one["lag_flexion_ms"] == pytest.approx(other["lag_flexion_ms"], abs=1e-3)
+
+
+def test_only_assisted_steady_walking_counts(log_folder, rows):
+    log = read_log(log_folder)
+    conditions = Conditions.read(log_folder / "conditions.csv")
+    trials = steady_trials(log, conditions)
+    assert [trial.command_speed_m_s for trial in trials] == pytest.approx(SPEEDS)
+    # Five seconds after each change of speed are left out.
+    assert trials[1].time_s[0] == pytest.approx(100.0 + SECONDS + 5.0, abs=0.02)
+    stopped = dict(log.columns)
+    stopped["stage"] = np.where(log.columns["device_time_us"] * 1e-6 < 100.0 + SECONDS, 8.0, stopped["stage"])
+    only_second = steady_trials(dataclasses.replace(log, columns=stopped), conditions)
+    assert [trial.command_speed_m_s for trial in only_second] == pytest.approx(SPEEDS[1:])
+
+
+def test_a_lost_second_cuts_a_trial_in_two(log_folder):
+    log = read_log(log_folder)
+    time = log.columns["device_time_us"] * 1e-6
+    keep = (time < 107.0) | (time > 108.0)
+    cut = dataclasses.replace(log, columns={name: values[keep] for name, values in log.columns.items()})
+    trials = steady_trials(cut, Conditions.constant(0.8, 0.0), settle_s=0.5)
+    assert [trial.time_s[0] for trial in trials] == pytest.approx([100.5, 108.5], abs=0.03)
+
+
+def test_a_persons_own_csv_against_itself_is_perfect(tmp_path, reference):
+    write_csv(tmp_path / "own.csv", walker_at(1.2))
+    main([str(tmp_path / "own.csv"), "--reference", str(reference), "--out", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert found["stride_start"] == "force"
+    (cell,) = found["cells"]
+    assert cell["r_mean"] == pytest.approx(1.0, abs=1e-3)
+    assert cell["rmse_mean_nm_kg"] < 2e-3
+    assert cell["amplitude_ratio"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_written_profiles_serve_as_a_reference(tmp_path, log_folder, reference):
+    main([str(log_folder), "--reference", str(reference), "--out", str(tmp_path / "first")])
+    profiles = tmp_path / "first" / "profiles.csv"
+    main([str(log_folder), "--reference", str(profiles), "--out", str(tmp_path / "second")])
+    found = json.loads((tmp_path / "second" / "transfer.json").read_text())
+    assert found["notes"] == []
+    for cell in found["cells"]:
+        assert cell["r_mean"] == pytest.approx(1.0, abs=1e-3)
+        assert cell["rmse_mean_nm_kg"] < 1e-3
+
+
+def test_a_heel_strike_profile_against_gyroscopes_is_noted(tmp_path, log_folder):
+    walker = walker_at(0.8)
+    percent = np.arange(0, 101, 4)
+    torque = np.interp(percent / 100 * 1.1 * np.sqrt(1.25 / 0.8) + 0.3, walker.time_s, walker.exo_torque_nm_kg[:, 0])
+    lines = "\n".join(f"{p},{t}" for p, t in zip(percent, torque, strict=True))
+    (tmp_path / "profile.csv").write_text(f"# speed_m_s = 0.8\npercent,torque_nm_kg\n{lines}\n")
+    main([str(log_folder), "--reference", str(tmp_path / "profile.csv"), "--out", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert "a few percent" in found["notes"][0]
+    assert "no such speed and slope: 1.2 m/s" in found["notes"][1]
+    assert found["cells"][0]["r_mean"] > 0.9
+
+
+def test_without_a_reference_there_are_profiles(tmp_path, log_folder, capsys):
+    assert main([str(log_folder), "--out", str(tmp_path / "out")]) == 0
+    assert "nothing to compare with" in capsys.readouterr().out
+    assert (tmp_path / "out" / "profiles.csv").is_file()
+
+
+def test_mistakes_are_named(tmp_path, log_folder, reference):
+    out = ["--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="no such file or folder"):
+        main([str(tmp_path / "absent"), *out])
+    (log_folder / "conditions.csv").unlink()
+    with pytest.raises(UserError, match="speed and slope unknown"):
+        main([str(log_folder), *out])
+    with pytest.raises(UserError, match="no column measured_r"):
+        main([str(log_folder), "--speed-m-s", "1.0", "--signal", "measured", *out])
+    with pytest.raises(UserError, match=r"reference_bad\.csv: no column percent"):
+        (tmp_path / "reference_bad.csv").write_text("angle\n1\n")
+        main([str(log_folder), "--speed-m-s", "1", "--reference", str(tmp_path / "reference_bad.csv"), *out])
+    (log_folder / "rows.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="the log has no rows"):
+        main([str(log_folder), "--speed-m-s", "1.0", *out])
+    assert not (tmp_path / "out").exists()
