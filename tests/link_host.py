@@ -2,7 +2,8 @@
 
     python link_host.py PORT HASH TORQUE_NM
 
-Lines on stdin: `arm`, `rearm` (clears a latch), `disarm`, `stop`. Prints `ready`, then `state STATE REASON` at changes.
+Lines on stdin: `arm`, `rearm` (clears a latch), `disarm`, `stop`, `quit`. Prints `ready`, then `state STATE REASON`
+at changes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def obey(link: L.SerialLink, wish: str, session: int, echo: int) -> None:
         link.send(L.Disarm(session))
     elif wish == "stop":
         link.send(L.Stop(L.StopReason.USER))
+    elif wish == "quit":
+        sys.exit(0)
 
 
 if __name__ == "__main__":
