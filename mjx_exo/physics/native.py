@@ -25,7 +25,7 @@ from mjx_exo.musculoskeletal.compiled import CompiledBody
 from mjx_exo.musculoskeletal.muscle import muscle_functions
 from mjx_exo.musculoskeletal.skeleton import sensor_slices
 from mjx_exo.musculoskeletal.wearer import Wearer
-from mjx_exo.physics.c_mujoco import mj_step, njit
+from mjx_exo.physics.c_mujoco import kept_njit, mj_step, njit
 from mjx_exo.physics.interface import (
     LIMIT_DAMPING_NM_S,
     LIMIT_STIFFNESS_NM,
@@ -89,9 +89,9 @@ def _limb_moments(
         damping[joint_index[j]] += arm * arm * slope[m]
 
 
-@njit
+@kept_njit
 def _advance(
-    step_function, model_address, data_address, d_qpos, d_qvel, d_warm, d_ctrl, d_xfrc, d_sensor, m_gravity, steps,
+    model_address, data_address, d_qpos, d_qvel, d_warm, d_ctrl, d_xfrc, d_sensor, m_gravity, steps,
     timestep, exo_alpha, leg, trunk, leg_index, trunk_index, scale, prm, limits, passive, exo_joint,
     qpos, qvel, activation, warm, exo, _internal, excitation, exo_command, push, gravity,
     o_qpos, o_qvel, o_activation, o_warm, o_exo, _o_internal, o_sensor, o_foot, o_force, o_length, o_velocity, o_muscle,
@@ -167,7 +167,7 @@ def _advance(
             for m in range(muscles):
                 o_force[e, m] += share * force[m]
                 act[m] = _activate(act[m], excitation[e, m], prm[8, m], prm[9, m], timestep)
-            step_function(model_address, data_address)
+            mj_step(model_address, data_address)
             for k in range(6):
                 o_foot[e, k] += share * d_sensor[_FORCE.start + k]
         o_qpos[e] = d_qpos
@@ -262,7 +262,7 @@ class NativeEngine:
             rows = job.contiguous
             data, model = job.data, job.model
             _advance(
-                mj_step, model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
+                model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
                 data.xfrc_applied, data.sensordata, model.opt.gravity, steps, self.config.timestep_s, self._exo_alpha,
                 self._leg, self._trunk, self._leg_index, self._trunk_index, job.scale, job.prm, self._limits,
                 self._passive, self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),

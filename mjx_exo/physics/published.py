@@ -23,7 +23,7 @@ from mjx_exo.musculoskeletal.compiled import CompiledBody
 from mjx_exo.musculoskeletal.muscle import parameters_from_mujoco
 from mjx_exo.musculoskeletal.skeleton import sensor_slices
 from mjx_exo.musculoskeletal.wearer import Wearer
-from mjx_exo.physics.c_mujoco import mj_step, njit
+from mjx_exo.physics.c_mujoco import kept_njit, mj_step, njit
 from mjx_exo.physics.interface import Drive, EngineConfig, PhysicsState, Readings, actuator_bandwidth_hz
 from mjx_exo.physics.published_model import TO_PUBLISHED, build_published
 
@@ -43,9 +43,9 @@ def _hinge_moments(generalised, hinge_dof, sign, slave_dof, master, slope, momen
         moment[j] *= sign[j]
 
 
-@njit
+@kept_njit
 def _advance(
-    step_function, model_address, data_address, view, layout, muscles, steps, exo_alpha, exo_joint,
+    model_address, data_address, view, layout, muscles, steps, exo_alpha, exo_joint,
     qpos, qvel, activation, warm, exo, excitation, exo_command, wrench, gravity,
     o_qpos, o_qvel, o_activation, o_warm, o_exo, o_sensor, o_foot, o_force, o_length, o_velocity, o_muscle, o_passive,
     o_limit, o_positive, o_exo_power, o_exo_positive,
@@ -85,7 +85,7 @@ def _advance(
                 x = d_qpos[hinge_qpos[master[d]]]
                 p = polynomial[d]
                 slope[d] = p[1] + x * (2.0 * p[2] + x * (3.0 * p[3] + x * 4.0 * p[4]))
-            step_function(model_address, data_address)
+            mj_step(model_address, data_address)
             _hinge_moments(d_actuator, hinge_dof, sign, slave_dof, master, slope, muscle)
             _hinge_moments(d_passive, hinge_dof, sign, slave_dof, master, slope, passive)
             for j in range(joints):
@@ -193,7 +193,7 @@ class PublishedEngine:
                 data.actuator_length, data.actuator_velocity, data.qfrc_actuator, data.qfrc_passive, model.opt.gravity,
             )  # fmt: skip
             _advance(
-                mj_step, model._address, data._address, view, self._layout, self._muscles, steps, self._exo_alpha,
+                model._address, data._address, view, self._layout, self._muscles, steps, self._exo_alpha,
                 self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),
             )  # fmt: skip
 
