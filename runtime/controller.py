@@ -163,6 +163,11 @@ class Controller:
             )
         )
 
+    @property
+    def sequence(self) -> int:
+        """Of the newest sensor frame; 0 before the first."""
+        return self._sent_sequence
+
     def _advance(self, now_us: int) -> None:
         if self._now_us is not None and now_us < self._now_us:
             self._latch(LatchReason.CLOCK, at_once=True)

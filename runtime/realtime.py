@@ -21,8 +21,11 @@ HARD_LIMIT_US = 1_000_000
 _LOCK_CURRENT, _LOCK_FUTURE = 1, 2
 
 
-def enter() -> tuple[bool, list[str]]:
-    """Asks for SCHED_FIFO and locked memory. Returns (whether FIFO was granted, what was refused and what helps)."""
+def enter(lock_memory: bool = True) -> tuple[bool, list[str]]:
+    """Asks for SCHED_FIFO and locked memory. Returns (whether FIFO was granted, what was refused and what helps).
+
+    `lock_memory` is not for a process with gigabytes mapped, such as one that has JAX in it.
+    """
     notes = []
     fifo = False
     try:
@@ -35,7 +38,7 @@ def enter() -> tuple[bool, list[str]]:
             "real-time scheduling was refused: expect late answers under load "
             f"(allow it with 'ulimit -r {PRIORITY}' or an rtprio line in /etc/security/limits.conf)"
         )
-    if not _lock_memory():
+    if lock_memory and not _lock_memory():
         notes.append("memory could not be locked (raise 'ulimit -l')")
     return fifo, notes
 

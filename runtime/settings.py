@@ -40,13 +40,17 @@ class Settings:
 
 def choose_profile(policy: Policy, name_or_path: str | None, rate_hz: float | None) -> DeviceProfile:
     """The named profile, or the one the policy was made for; `rate_hz` is the device's where it differs."""
-    profile = DeviceProfile.load(name_or_path or policy.contract.profile)
-    if rate_hz is not None:
-        table = profile.to_dict()
-        table["link"]["rate_hz"] = rate_hz
-        table["imu"]["rate_hz"] = max(rate_hz, profile.imu.rate_hz)
-        profile = dataclasses.replace(profile, link=DeviceProfile.from_dict(table, "--rate").link)
-    return profile
+    return at_rate(DeviceProfile.load(name_or_path or policy.contract.profile), rate_hz)
+
+
+def at_rate(profile: DeviceProfile, rate_hz: float | None) -> DeviceProfile:
+    """The profile of a device that samples at another rate (None: its own); raises UserError for an illegal one."""
+    if rate_hz is None:
+        return profile
+    table = profile.to_dict()
+    table["link"]["rate_hz"] = rate_hz
+    table["imu"]["rate_hz"] = max(rate_hz, profile.imu.rate_hz)
+    return dataclasses.replace(profile, link=DeviceProfile.from_dict(table, "--rate").link)
 
 
 def check_policy(policy: Policy, profile: DeviceProfile) -> None:

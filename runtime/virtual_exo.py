@@ -6,6 +6,6 @@ A thin door: everything is in `mjx_exo.virtual`, which is allowed to know JAX an
 from mjx_exo.errors import run_command
 
 if __name__ == "__main__":
-    from mjx_exo.virtual.exo import main
+    from mjx_exo.virtual.command import main
 
     run_command(main)

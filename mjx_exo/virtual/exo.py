@@ -1,4 +1,4 @@
-"""`python -m runtime.virtual_exo`: the device's controller around the simulated wearer, on a pseudo-terminal.
+"""The device around a wearer, on a pseudo-terminal, in real time.
 
 The controller is the Python twin of the firmware reference: its clamps, watchdog and latch are the real ones. Time is
 real time: one sensor frame per period of the profile's rate, whatever the host does.
@@ -6,217 +6,246 @@ real time: one sensor frame per period of the profile's rate, whatever the host 
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import os
 import select
-import signal
-import sys
 import time
-import tty
-from pathlib import Path
+from collections import Counter
+from typing import Any
 
-from mjx_exo.cache import use_jax_cache, write_atomically
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
-from mjx_exo.virtual.wearer import SimulatedWearer, Tick, WalkingBody
-from runtime.controller import Controller, Health
+from mjx_exo.virtual.faults import FaultInjector, parse_fault
+from mjx_exo.virtual.motion import Tick, Wearer
+from mjx_exo.virtual.port import AnswerMeter, PseudoPort
+from mjx_exo.virtual.screen import Screen
+from runtime.console import Console
+from runtime.controller import Controller
+from runtime.guard import latch_words
 from runtime.link import device_identity
 from runtime.messages import ControllerState, Request, RequestKind, Sensor
+from runtime.summary import LatencyHistogram
 
 POLL_S = 0.001  # the controller's own loop
 SCREEN_S = 1.0
-PHYSICS_SHARE = 0.35  # physics runs this far into the period, when the answer to the sample has had time to arrive
+WEARER_SHARE = 0.35  # the wearer moves this far into the period, when the answer to the sample has had time to arrive
+AMBIENT_C = 25.0
+HEATING_C_PER_NM2 = 0.15  # at rest temperature, above ambient; of the order of small quasi-direct drives (background)
+HEATING_S = 120.0  # its time constant
+HELP = "commands: KIND[:PARAM][@START[-END]] breaks something, clear [KIND] mends it, replug, quit"
 
 
 class VirtualExo:
-    """Device and wearer on one descriptor; `run` returns when the time is up, the host says quit, or on a signal."""
+    """Device and wearer on one port; `run` returns when the time is up, somebody says quit, or `stop` is set."""
 
-    def __init__(self, descriptor: int, wearer: SimulatedWearer, profile: DeviceProfile, quiet: bool = False):
-        self.descriptor, self.wearer, self.quiet = descriptor, wearer, quiet
-        self.period_s = 1.0 / profile.link.rate_hz
+    def __init__(
+        self,
+        port: PseudoPort,
+        wearer: Wearer,
+        profile: DeviceProfile,
+        injector: FaultInjector,
+        console: Console,
+        screen: Screen,
+    ):
+        self._port, self._wearer, self._injector = port, wearer, injector
+        self._console, self._screen = console, screen
+        self._period_s = 1.0 / profile.link.rate_hz
         self.controller = Controller(device_identity(profile, "virtual"))
-        self.ticks = self.late = self.unsent = 0
-        self.worst_late_s = 0.0
+        self.meter = AnswerMeter()
+        self.wearer_time = LatencyHistogram()
         self.stop = False
+        self._ticks = self._late = self._samples = 0
+        self._worst_late_s = 0.0
+        self._latches: Counter[str] = Counter()
+        self._temperature = [AMBIENT_C, AMBIENT_C]
+        self._seen_state: tuple[int, int] = (ControllerState.WAITING, 0)
         self._began = time.monotonic()
+        self._greeted_s: float | None = None
 
-    def now_us(self) -> int:
-        """Device time since the start."""
-        return int((time.monotonic() - self._began) * 1e6)
-
-    def run(self, duration_s: float) -> dict:
+    def run(self, duration_s: float) -> dict[str, Any]:
         """Runs until the end; returns the counts."""
         next_tick = self._began = time.monotonic()
         next_screen = self._began + SCREEN_S
-        tick = Tick((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), False)
         while not self.stop and time.monotonic() - self._began < duration_s:
-            next_tick += self.period_s
-            self._serve_until(next_tick - (1.0 - PHYSICS_SHARE) * self.period_s)
-            tick = self.wearer.tick(self.controller.applied_nm)
+            next_tick += self._period_s
+            self._serve_until(next_tick - (1.0 - WEARER_SHARE) * self._period_s)
+            started = time.monotonic()
+            tick = self._wearer.tick(self.controller.applied_nm)
+            self.wearer_time.add(time.monotonic() - started)
             self._serve_until(next_tick)
             late = time.monotonic() - next_tick
-            self.worst_late_s = max(self.worst_late_s, late)
-            if late > self.period_s:  # the simulation fell behind: skip, do not hurry
-                self.late += 1
+            self._worst_late_s = max(self._worst_late_s, late)
+            if late > self._period_s:  # the simulation fell behind: skip, do not hurry
+                self._late += 1
                 next_tick = time.monotonic()
+            self._break_and_mend()
             self._send(tick)
-            self.ticks += 1
-            if not self.quiet and time.monotonic() >= next_screen:
+            self._ticks += 1
+            if time.monotonic() >= next_screen:
                 next_screen += SCREEN_S
                 self._show()
         return self.report()
 
-    def report(self) -> dict:
-        """What happened, as plain numbers."""
+    def report(self) -> dict[str, Any]:
+        """What happened, as plain numbers. `samples` = `sound` + those that a fault kept from the line or damaged."""
+        controller, injector = self.controller, self._injector
         return {
-            "ticks": self.ticks,
+            "ticks": self._ticks,
             "seconds": round(time.monotonic() - self._began, 3),
-            "late_ticks": self.late,
-            "worst_late_ms": round(1e3 * self.worst_late_s, 3),
-            "unsent_frames": self.unsent,
-            "falls": self.wearer.falls,
-            "walking": self.wearer.walking,
-            "state": ControllerState(self.controller.state).name,
-            "torque_frames_accepted": self.controller.counters.torque_accepted,
+            "late_ticks": self._late,
+            "worst_late_ms": round(1e3 * self._worst_late_s, 3),
+            "wearer_time": self.wearer_time.to_dict(),
+            "falls": self._wearer.falls,
+            "doing": self._wearer.doing,
+            "state": ControllerState(controller.state).name,
+            "latches": dict(self._latches),
+            "samples": self._samples,
+            "sound": injector.sound,
+            "waiting": injector.waiting,
+            "unsent_writes": self._port.unsent,
+            "answered": self.meter.answered,
+            "sensor_to_command": self.meter.latency.to_dict(),
+            "torque_frames_accepted": controller.counters.torque_accepted,
+            "host_frames_rejected": controller.decoder.counters.rejected,
+            "torque_frames_refused": {
+                name.removeprefix("rejected_"): getattr(controller.counters, name)
+                for name in ("rejected_session", "rejected_value", "rejected_echo", "rejected_stale")
+            },
+            "greeted_s": None if self._greeted_s is None else round(self._greeted_s - self._began, 3),
+            "faults": injector.report(),
         }
 
+    # The controller's own loop.
+
     def _serve_until(self, deadline: float) -> None:
-        """The controller's loop: bytes in, answers out, watchdog, until `deadline` (monotonic seconds)."""
+        """Bytes in, answers out, watchdog, until `deadline` (monotonic seconds)."""
         while True:
-            left = deadline - time.monotonic()
-            readable, _, _ = select.select([self.descriptor], [], [], max(0.0, min(left, POLL_S)))
-            if readable:
-                try:
-                    data = os.read(self.descriptor, 4096)
-                except OSError:  # nobody has the other end open
-                    data = b""
-                    time.sleep(max(0.0, min(left, POLL_S)))
-                self.controller.receive(data, self.now_us())
-            reply = self.controller.reply()
-            if reply:
-                self._write(reply)
-            self.controller.tick(Health(), self.now_us())
-            for request in self.controller.requests:
-                if isinstance(request, Request):
-                    self._obey(request)
-            self.controller.requests = []
+            now = time.monotonic()
+            left = deadline - now
+            waiting = [self._port.fileno()] if self._port.plugged else []
+            if self._console.fileno is not None:
+                waiting.append(self._console.fileno)
+            nap = min(left, POLL_S, self._injector.next_due_s - now)
+            readable, _, _ = select.select(waiting, [], [], max(0.0, nap))
+            if self._port.plugged and self._port.fileno() in readable:
+                self._listen()
+            self.controller.tick(self._injector.health, self._now_us())
+            ready = self._injector.due(time.monotonic())
+            if ready:
+                self._port.write(ready)
+            if self._console.fileno in readable:
+                for command in self._console.commands():
+                    self._obey_person(command)
             if left <= 0:
                 return
+
+    def _listen(self) -> None:
+        data = self._injector.hear(self._port.read(), self.controller.sequence)
+        self.meter.heard(data)
+        self.controller.receive(data, self._now_us())
+        reply = self.controller.reply()
+        if reply:
+            self._port.write(reply)
+        if self._greeted_s is None and self.controller.state != ControllerState.WAITING:
+            self._greeted_s = time.monotonic()
+        requests, self.controller.requests = self.controller.requests, []
+        for request in requests:
+            self._obey(request)
 
     def _obey(self, request: Request) -> None:
         match request.kind:
             case RequestKind.WALK:
-                self.wearer.walk(request.value, request.second)
+                self._wearer.walk(request.value, request.second)
             case RequestKind.STAND | RequestKind.SIT:
-                self.wearer.stand()
+                self._wearer.stand()
             case RequestKind.LIFT_RIGHT:
-                self.wearer.lift(0)
+                self._wearer.lift(0)
             case RequestKind.LIFT_LEFT:
-                self.wearer.lift(1)
+                self._wearer.lift(1)
             case RequestKind.QUIT:
                 self.stop = True
 
+    def _obey_person(self, command: str) -> None:
+        verb, _, what = command.partition(" ")
+        if verb in ("quit", "exit"):
+            self.stop = True
+        elif verb in ("clear", "replug"):
+            self._injector.clear(self._fault_time_s(), what or ("unplug" if verb == "replug" else ""))
+        else:
+            try:
+                self._injector.add(parse_fault(command, self._fault_time_s()))
+            except UserError as error:
+                self._console.say(f"{error}; {HELP}")
+
+    # Once per period.
+
+    def _break_and_mend(self) -> None:
+        for words in self._injector.advance(self._fault_time_s()):
+            self._screen.event(time.monotonic() - self._began, words)
+        pulled = self._injector.find("unplug") is not None
+        if pulled and self._port.plugged:
+            self._port.pull_out()
+            self._injector.forget()
+        elif not pulled and not self._port.plugged:
+            self._port.plug_in()
+            self._console.say(f"port {self._port.name}")
+
     def _send(self, tick: Tick) -> None:
+        controller = self.controller
+        if controller.state == ControllerState.WAITING:
+            return
+        sequence = controller.sequence + 1
+        self._warm(tick)
         measured = Sensor(
             sequence=0,
             device_time_us=0,
             gyro_rad_s=tick.gyro_rad_s,
             joint_velocity_rad_s=tick.joint_velocity_rad_s,
             measured_torque_nm=tick.torque_nm,
+            temperature_c=(self._temperature[0], self._temperature[1]),
+            gyro3_rad_s=tick.gyro3_rad_s,
+            hip_angle_rad=tick.hip_angle_rad,
         )
-        frame = self.controller.sample(measured, self.now_us())
-        if frame:
-            self._write(frame)
+        frame = controller.sample(self._injector.measure(measured, sequence), self._now_us())
+        if not frame:
+            return
+        self._samples += 1
+        now = time.monotonic()
+        self.meter.sent(sequence)
+        self._injector.dispatch(frame, sequence, now)
+        ready = self._injector.due(now)
+        if ready:
+            self._port.write(ready)
+        state = (int(controller.state), int(controller.latch_reason))
+        if state != self._seen_state and controller.state == ControllerState.LATCHED:
+            words = latch_words(controller.latch_reason)
+            self._latches[controller.latch_reason.name] += 1
+            self._screen.event(now - self._began, f"latched: {words}")
+        self._seen_state = state
 
-    def _write(self, data: bytes) -> None:
-        try:
-            if os.write(self.descriptor, data) != len(data):
-                self.unsent += 1
-        except (BlockingIOError, OSError):
-            self.unsent += 1
+    def _warm(self, tick: Tick) -> None:
+        """The motors' temperature: losses grow with the square of the torque."""
+        share = self._period_s / HEATING_S
+        for side, torque in enumerate(tick.torque_nm):
+            target = AMBIENT_C + HEATING_C_PER_NM2 * torque * torque
+            self._temperature[side] += share * (target - self._temperature[side])
 
     def _show(self) -> None:
-        torque = self.controller.applied_nm
-        doing = "walking" if self.wearer.walking else "standing"
-        print(
-            f"{self.now_us() * 1e-6:7.1f} s  {ControllerState(self.controller.state).name:9s} {doing}  "
-            f"torque {torque[0]:+6.2f} {torque[1]:+6.2f} Nm  falls {self.wearer.falls}  late {self.late}",
-            flush=True,
+        torque, meter = self.controller.applied_nm, self.meter
+        latency = 1e3 * meter.latency.percentile(0.5) if meter.answered else float("nan")
+        broken = self._injector.words
+        self._screen.state(
+            time.monotonic() - self._began,
+            ControllerState(self.controller.state),
+            f"{self._wearer.doing:14s} torque {torque[0]:+6.2f} {torque[1]:+6.2f} Nm  "
+            f"{self._samples} samples, {meter.answered} answered in {latency:.1f} ms  "
+            f"falls {self._wearer.falls}  late {self._late}{'  BROKEN: ' + broken if broken else ''}",
         )
 
+    # Clocks.
 
-def open_pty(link: Path | None) -> tuple[int, int, str]:
-    """A raw pseudo-terminal: our end (non-blocking), the other end kept open, and the name for the host."""
-    ours, theirs = os.openpty()
-    tty.setraw(theirs)
-    os.set_blocking(ours, False)
-    name = os.ttyname(theirs)
-    if link is not None:
-        if link.is_symlink():
-            link.unlink()
-        try:
-            link.symlink_to(name)
-        except OSError as error:
-            raise UserError(f"--port-link {link}: cannot be made ({error.strerror})") from None
-    return ours, theirs, name
+    def _now_us(self) -> int:
+        """Device time since the start."""
+        return int((time.monotonic() - self._began) * 1e6)
 
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m runtime.virtual_exo",
-        description="A simulated wearer with a simulated exoskeleton behind a pseudo-terminal, in real time.",
-    )
-    p.add_argument("--teacher", required=True, help="whose human walks: run folder, policy folder or pretrained name")
-    p.add_argument("--profile", help="device profile: name or .toml (default: the teacher's, else hip_3200g)")
-    p.add_argument("--engine", default="auto", help="auto, native, or published: the published tendon model")
-    p.add_argument("--speed", type=float, default=1.25, metavar="M_S", help="walking speed unless the host asks (1.25)")
-    p.add_argument("--slope", type=float, default=0.0, metavar="DEG", help="slope, uphill positive (0)")
-    p.add_argument("--seed", type=int, default=7, help="of sensors, mounting and start posture (7)")
-    p.add_argument("--duration", type=float, default=float("inf"), metavar="S", help="stop after this many seconds")
-    p.add_argument("--port-link", type=Path, metavar="PATH", help="symbolic link to make to the pseudo-terminal")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the counts here at the end")
-    p.add_argument("--quiet", action="store_true", help="no state on screen")
-    return p
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns 0."""
-    import math
-
-    from mjx_exo.teacher import load_teacher
-
-    arguments = parser().parse_args(argv)
-    use_jax_cache()
-    teacher = load_teacher(arguments.teacher)
-    profile = DeviceProfile.load(arguments.profile or teacher.config.walking.device or "hip_3200g")
-    print("preparing the wearer", flush=True)
-    body = WalkingBody(teacher, profile, arguments.seed, arguments.engine, threads=1)
-    wearer = SimulatedWearer(body, profile, arguments.seed, arguments.speed, math.radians(arguments.slope))
-    wearer.warm_up()
-    ours, theirs, name = open_pty(arguments.port_link)
-    device = VirtualExo(ours, wearer, profile, arguments.quiet)
-
-    def ask_to_stop(*_: object) -> None:
-        device.stop = True
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask_to_stop)
-    print(f"port {name}", flush=True)
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # a collection with JAX loaded stops everything for tens of milliseconds
-    try:
-        report = device.run(arguments.duration)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-        if arguments.port_link is not None and arguments.port_link.is_symlink():
-            arguments.port_link.unlink()
-    if arguments.json is not None:
-        text = json.dumps(report, indent=2) + "\n"
-        write_atomically(arguments.json, lambda path: path.write_text(text))
-    print(json.dumps(report), file=sys.stderr if arguments.quiet else sys.stdout, flush=True)
-    return 0
+    def _fault_time_s(self) -> float:
+        """Seconds since the first greeting; before it, faults wait."""
+        return -1.0 if self._greeted_s is None else time.monotonic() - self._greeted_s

@@ -1,8 +1,8 @@
-"""The wearer: stands and lifts a thigh when asked, and walks in muscle-driven simulation, tick by tick in real time.
+"""The wearer in muscle-driven simulation, tick by tick in real time, with the device's sensors strapped on.
 
-Standing and lifting are scripted movements of the thighs (a person being still, then raising one knee after the
-other); nothing is simulated there because nothing pushes. From the moment the wearer is asked to walk, the teacher's
-human actor drives the muscles of the body, and the torque the device applies acts on its hips.
+From the moment the wearer is asked to walk, the teacher's human actor drives the muscles of the body, and the torque
+the device applies acts on its hips. Everything that happens in a period is one or two compiled programs, because a
+real device does not wait for its simulation either.
 """
 
 from __future__ import annotations
@@ -15,80 +15,62 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_exo.device import DeviceProfile
+from mjx_exo.errors import UserError
+from mjx_exo.musculoskeletal.wearer import Wearer as Person
+from mjx_exo.musculoskeletal.wearer import WearerRange
 from mjx_exo.teacher import Teacher
+from mjx_exo.virtual.motion import Pair, StandingScript, Tick
 from mjx_exo.walking import sensors
-from mjx_exo.walking.env import EnvState, merge_readings
+from mjx_exo.walking.config import WalkingConfig
+from mjx_exo.walking.env import Decision, EnvState, WalkingEnv, merge_readings
 from mjx_exo.walking.rollout import start_walking
 
-LIFT_RAD = 0.7  # about 40 degrees
-LIFT_S = 1.6  # up and down
-SWAY_RAD_S = 0.01
 FOREVER_S = 1e6
+WARM_UP_STEPS = 3
+PHYSICS_STEP_S = {"published": 0.002}  # what the engine's muscles and constraints allow; the others take the teacher's
 
 
-@dataclasses.dataclass(frozen=True)
-class Tick:
-    """What happened in one period of the device; right before left."""
+def walking_environment(
+    teacher: Teacher,
+    profile: DeviceProfile,
+    profile_source: str,
+    engine: str = "auto",
+    person: Person | None = None,
+) -> WalkingEnv:
+    """One walker in the device, whose controller ticks at the profile's rate.
 
-    gyro_rad_s: tuple[float, float]  # as the sensors report it
-    joint_velocity_rad_s: tuple[float, float]  # hip flexion
-    torque_nm: tuple[float, float]  # at the hips
-    fell: bool
+    Args:
+      profile_source: name or path under which the engine finds the profile's masses.
+      person: who walks; mass and height both given. None is the body as published.
+
+    Raises UserError for a rate that control and physics steps cannot meet, or an engine that cannot be had.
+    """
+    rate_hz = profile.link.rate_hz
+    base = teacher.config.walking
+    ticks = base.control_dt_s * rate_hz
+    if abs(ticks - round(ticks)) > 1e-6:
+        lowest = 1.0 / base.control_dt_s
+        raise UserError(f"rate = {rate_hz:g} Hz: a simulated wearer needs a multiple of {lowest:g} Hz")
+    longest_s = min(PHYSICS_STEP_S.get(engine, base.physics_step_s), base.physics_step_s)
+    step_s = 1.0 / rate_hz / math.ceil(1.0 / rate_hz / longest_s - 1e-6)
+    env = teacher.environment(
+        1, FOREVER_S, human_only=True, device=profile_source, device_mode="active", engine=engine, threads=1,
+        physics_step_s=step_s, control_dt_s=base.control_dt_s, **_only(person),
+    )  # fmt: skip
+    return env if env.profile == profile else WalkingEnv(env.config, env.engine, profile)
 
 
-class WalkingBody:
-    """One simulated walker advanced one device period at a time."""
-
-    def __init__(self, teacher: Teacher, profile: DeviceProfile, seed: int, engine: str = "auto", **changes):
-        rate = profile.link.rate_hz
-        self.env = teacher.environment(
-            1, FOREVER_S, human_only=True, device=profile.name, device_mode="active", engine=engine, **changes
-        )
-        if abs(self.env.tick_s * rate - 1.0) > 1e-6:
-            raise ValueError(f"the environment ticks every {self.env.tick_s} s, the device at {rate} Hz")
-        self._key = jax.random.key(seed)
-        self.state: EnvState | None = None
-        self._phase = 0
-        self._decide = jax.jit(
-            lambda state: self.env.decide(state, teacher.policy.act("human", state.observation["human"]))
-        )
-        self._tick = jax.jit(lambda state, excitation, torque: self.env.tick(state, excitation, torque))
-        self._settle = jax.jit(
-            lambda before, moved, readings, decision: self.env.settle(
-                before, moved.replace(readings=merge_readings(readings)), decision
-            )
-        )
-
-    def start(self, speed_m_s: float, slope_rad: float) -> None:
-        """Begins walking: a posture of the gait cycle, in motion."""
-        self._key, key = jax.random.split(self._key)
-        self.state = start_walking(self.env, key, speed_m_s, slope_rad)
-        self._phase = 0
-
-    def command(self, speed_m_s: float, slope_rad: float) -> None:
-        """Changes speed and slope; the walker gets there at the environment's limited rate."""
-        command = self.state.command._replace(
-            speed_target_m_s=jnp.full(1, speed_m_s, jnp.float32), slope_target_rad=jnp.full(1, slope_rad, jnp.float32)
-        )
-        self.state = self.state.replace(command=command)
-
-    def advance(self, torque_nm: tuple[float, float]) -> bool:
-        """One device period under the applied torque. Returns True if the walker fell and was set on its feet again."""
-        if self._phase == 0:
-            self._before, self._decision, self._parts = self.state, self._decide(self.state), []
-            self.state = self.state.replace(command=self._decision.command)
-        wanted = np.array([torque_nm], np.float32)
-        self.state = self._tick(self.state, self._decision.excitation, wanted)
-        self._parts.append(self.state.readings)
-        self._phase = (self._phase + 1) % self.env.ticks
-        if self._phase:
-            return False
-        self.state = self._settle(self._before, self.state, self._parts, self._decision)
-        return bool(self.state.terminated[0])
-
-    def thigh_rates(self) -> np.ndarray:
-        """[1, 2, 3] angular velocity of the thighs in their own frames, rad/s."""
-        return np.asarray(self.env.kinematics_of(self.state).thigh_gyro_rad_s)
+def _only(person: Person | None) -> dict[str, object]:
+    """The fields of a `WalkingConfig` with which exactly this person is drawn, or the published body."""
+    if person is None:
+        return {"wearers": 1}
+    if person.mass_kg is None or person.height_m is None:
+        raise ValueError("a person to walk needs both mass and height")
+    index = person.mass_kg / person.height_m**2
+    ranges = WearerRange(
+        (person.height_m,) * 2, (index, index), (person.strength,) * 2, (person.friction,) * 2
+    )  # fmt: skip
+    return {"wearers": 2, "wearer_range": ranges}
 
 
 class SimulatedWearer:
@@ -96,76 +78,149 @@ class SimulatedWearer:
 
     def __init__(
         self,
-        body: WalkingBody,
+        teacher: Teacher,
+        env: WalkingEnv,
         profile: DeviceProfile,
-        seed: int,
+        seed: int = 7,
         speed_m_s: float = 1.25,
         slope_rad: float = 0.0,
         ranges: sensors.SensorRanges | None = None,
     ):
-        self.body, self.period_s = body, 1.0 / profile.link.rate_hz
-        self.speed_m_s, self.slope_rad = speed_m_s, slope_rad
-        self.falls, self.walking = 0, False
-        self._lift: tuple[int, int] | None = None  # side, tick within the lift
-        self._rng = np.random.default_rng(seed)
-        draw_key, init_key, self._key = jax.random.split(jax.random.key(seed), 3)
+        self.env, self.falls, self.walking = env, 0, False
+        self._speed_m_s, self._slope_rad = speed_m_s, slope_rad
+        self._three_axes = "gyro_three_axes" in profile.imu.sensors
+        self._script = StandingScript(1.0 / profile.link.rate_hz, seed)
+        draw_key, init_key, start_key, self._noise_key = jax.random.split(jax.random.key(seed), 4)
         params = sensors.draw_sensor(draw_key, profile, 1, ranges or sensors.SensorRanges(calibrated=False))
         self._sensor = sensors.init(params, init_key)
-        self._sense = jax.jit(lambda state, key, omega: sensors.step(params, state, key, omega, self.period_s))
+        self._state: EnvState | None = None
+        self._told = (np.float32(speed_m_s), np.float32(slope_rad))
+        self._phase = self._ticks = self._starts = 0
+        period_s = 1.0 / profile.link.rate_hz
+        hip = [list(env.engine.body.joint_names).index(f"hip_flexion_{side}") for side in "rl"]
+
+        def sense(sensor, count, omega):
+            key = jax.random.fold_in(self._noise_key, count)
+            sensor, axes = sensors.step_axes(params, sensor, key, omega, period_s)
+            return sensor, axes[0].ravel()
+
+        def tick(state, excitation, torque, sensor, count):
+            state = env.tick(state, excitation, torque)
+            sensor, axes = sense(sensor, count, env.kinematics_of(state).thigh_gyro_rad_s)
+            angles = state.physics.qpos[0, 7:][jnp.array(hip)]
+            numbers = [axes, env.hip_velocity(state)[0], state.physics.exo_torque_nm[0], angles]
+            return state, sensor, jnp.concatenate(numbers)
+
+        def decide(state) -> Decision:
+            return env.decide(state, teacher.policy.act("human", state.observation["human"]))
+
+        def settle(before, moved, readings, decision):
+            return env.settle(before, moved.replace(readings=merge_readings(readings)), decision)
+
+        def start(count, speed, slope):
+            return start_walking(env, jax.random.fold_in(start_key, count), speed, slope)
+
+        def command(state, speed, slope):
+            wanted = {"speed_target_m_s": jnp.full(1, speed), "slope_target_rad": jnp.full(1, slope)}
+            return state.replace(command=state.command._replace(**wanted))
+
+        self._sense, self._tick, self._decide = jax.jit(sense), jax.jit(tick), jax.jit(decide)
+        self._settle, self._start, self._command = jax.jit(settle), jax.jit(start), jax.jit(command)
+
+    @property
+    def doing(self) -> str:
+        if self.walking:
+            command = self._state.command
+            slope = math.degrees(float(command.slope_rad[0]))
+            return f"walking {float(command.speed_m_s[0]):.2f} m/s {slope:+.1f}°"
+        return "standing" if self._script.lifting is None else f"lifting {('right', 'left')[self._script.lifting]}"
 
     def warm_up(self) -> None:
         """Compiles everything before the clock runs."""
-        self.body.start(self.speed_m_s, self.slope_rad)
-        for _ in range(3 * self.body.env.ticks):
-            self.body.advance((0.0, 0.0))
-            self._read(self.body.thigh_rates())
-        self.body.state = None
+        for changes in (0, 1):  # walking off as told at the start, and being told otherwise
+            self.walk(0.0, 0.0)
+            for _ in range(changes):
+                self.walk(self._speed_m_s, self._slope_rad)
+            for _ in range(WARM_UP_STEPS * self.env.ticks):
+                self.tick((0.0, 0.0))
+            self.stand()
+            self.tick((0.0, 0.0))
+        self.falls = 0
 
     def stand(self) -> None:
         """Stands still from now on."""
-        self.walking, self._lift = False, None
+        self.walking = False
+        self._script.stand()
 
     def lift(self, side: int) -> None:
         """Raises one thigh (0 right, 1 left) and puts it down again."""
-        self.walking, self._lift = False, (side, 0)
+        self.walking = False
+        self._script.lift(side)
 
     def walk(self, speed_m_s: float, slope_rad: float) -> None:
-        """Walks, or changes speed and slope; speed 0 means as set at the start."""
-        speed = speed_m_s or self.speed_m_s
-        slope = slope_rad if speed_m_s else self.slope_rad
+        """Walks, or changes speed and slope at the environment's limited rate; speed 0 means as set at the start."""
+        speed = np.float32(speed_m_s or self._speed_m_s)
+        slope = np.float32(slope_rad if speed_m_s else self._slope_rad)
+        self._told = (speed, slope)
         if self.walking:
-            self.body.command(speed, slope)
+            self._state = self._command(self._state, speed, slope)
         else:
-            self.body.start(speed, slope)
-        self.walking = True
+            self._set_off()
 
-    def tick(self, torque_nm: tuple[float, float]) -> Tick:
-        """One device period under the applied torque."""
+    def _set_off(self) -> None:
+        """Begins walking in a posture of the gait cycle, in motion."""
+        self._starts += 1
+        self._state = self._start(np.int32(self._starts), *self._told)
+        self._phase, self.walking = 0, True
+
+    def tick(self, torque_nm: Pair) -> Tick:
+        """One device period under the torque its controller commands."""
+        self._ticks += 1
         if self.walking:
-            fell = self.body.advance(torque_nm)
-            self.falls += fell
-            omega = self.body.thigh_rates()
-            physics = self.body.state.physics
-            hip = self.body.env.hip_velocity(self.body.state)
-            torque = tuple(float(t) for t in physics.exo_torque_nm[0])
-            return Tick(self._read(omega), tuple(float(v) for v in hip[0]), torque, fell)
-        rates = self._scripted_rates()
+            return self._step(torque_nm)
+        rates = self._script.rates_rad_s()
         omega = np.zeros((1, 2, 3), np.float32)
         omega[0, :, 1] = -rates  # flexion is a turn about −y
-        return Tick(self._read(omega), tuple(rates), (0.0, 0.0), False)
+        self._sensor, axes = self._sense(self._sensor, np.int32(self._ticks), omega)
+        return self._report(np.concatenate([axes, rates, np.zeros(4)]), False)
 
-    def _read(self, omega: np.ndarray) -> tuple[float, float]:
-        self._key, key = jax.random.split(self._key)
-        self._sensor, reading = self._sense(self._sensor, key, omega)
-        return float(reading[0, 0]), float(reading[0, 1])
+    def _step(self, torque_nm: Pair) -> Tick:
+        if self._phase == 0:
+            self._before, self._decision, self._parts = self._state, self._decide(self._state), []
+            self._state = self._state.replace(command=self._decision.command)
+        wanted = np.array([torque_nm], np.float32)
+        count = np.int32(self._ticks)
+        self._state, self._sensor, numbers = self._tick(
+            self._state, self._decision.excitation, wanted, self._sensor, count
+        )
+        self._parts.append(self._state.readings)
+        self._phase = (self._phase + 1) % self.env.ticks
+        fell = False
+        if self._phase == 0:
+            self._state = self._settle(self._before, self._state, self._parts, self._decision)
+            fell = bool(self._state.terminated[0])
+            if fell:  # and is set on its feet again
+                self.falls += 1
+                self._set_off()
+        return self._report(np.asarray(numbers), fell)
 
-    def _scripted_rates(self) -> np.ndarray:
-        """Flexion rates [2] of the thighs while standing, lifting included."""
-        rates = SWAY_RAD_S * self._rng.standard_normal(2)
-        if self._lift is not None:
-            side, tick = self._lift
-            time_s = tick * self.period_s
-            # Raised cosine in angle: up and down with velocity zero at both ends.
-            rates[side] += 0.5 * LIFT_RAD * (2 * math.pi / LIFT_S) * math.sin(2 * math.pi * time_s / LIFT_S)
-            self._lift = (side, tick + 1) if time_s < LIFT_S else None
-        return rates
+    def _report(self, numbers: np.ndarray, fell: bool) -> Tick:
+        """`numbers` [12]: gyroscope axes of the right and the left, hip velocities, torques, hip angles."""
+        n = [float(x) for x in numbers]
+        axes = tuple(n[:6]) if self._three_axes else None
+        return Tick((n[0], n[3]), (n[6], n[7]), (n[8], n[9]), fell, axes, (n[10], n[11]))
+
+
+def person_for(teacher: Teacher, mass_kg: float | None, height_m: float | None, strength: float) -> Person:
+    """A person of whom only some figures are given; the rest is the published body's. Raises UserError."""
+    from mjx_exo.musculoskeletal.compiled import compile_body
+    from mjx_exo.musculoskeletal.skeleton import PUBLISHED_HEIGHT_M
+
+    given = Person(mass_kg, height_m, strength)
+    walking: WalkingConfig = teacher.config.walking
+    own_mass = compile_body(walking.body).mass_kg
+    return dataclasses.replace(
+        given,
+        mass_kg=own_mass if mass_kg is None else mass_kg,
+        height_m=PUBLISHED_HEIGHT_M if height_m is None else height_m,
+    )
