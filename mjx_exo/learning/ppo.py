@@ -12,6 +12,7 @@ programs when the first contains a callback. Everything keeps the axes [T, N]: t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,10 +28,15 @@ from mjx_exo.learning.state import ActorBatch, ActorState, Batch, EpisodeTracker
 class PPO:
     """The pure functions of a run: `init`, `rollout`, `update`. Holds settings and networks, no state."""
 
-    def __init__(self, env: Environment, config: PPOConfig) -> None:
-        """Raises `UserError` if the steps of an update cannot be cut into the minibatches asked for."""
+    def __init__(self, env: Environment, config: PPOConfig, spread: Callable[[Any], Any] = lambda rows: rows) -> None:
+        """Raises `UserError` if the steps of an update cannot be cut into the minibatches asked for.
+
+        `spread` is applied to the minibatches, arrays [minibatches, rows, …], before they are learnt from; several
+        devices share out the rows there.
+        """
         self.env = env
         self.config = config
+        self.spread = spread
         self.steps_per_update = config.steps_per_update(env.num_envs)
         self.updates = config.updates(env.num_envs)
         self.networks = {s.name: networks.make_actor_networks(s, config.of(s.name).hidden) for s in env.actors}
@@ -236,7 +242,7 @@ class PPO:
                 name: value[order].reshape(self.config.minibatches, size, *value.shape[1:])
                 for name, value in data.items()
             }
-            return jax.lax.scan(gradient_step, carry, shuffled)
+            return jax.lax.scan(gradient_step, carry, self.spread(shuffled))
 
         start = (actor.policy_params, actor.value_params, actor.policy_optimizer, actor.value_optimizer)
         end, stats = jax.lax.scan(epoch, start, jax.random.split(key, self.config.epochs))

@@ -10,7 +10,9 @@ a device mesh the physics of an environment stays on its device; nothing is exch
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import math
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +24,6 @@ import mujoco
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
-from mujoco import mjx
 
 from mjx_exo.conventions import SIDE_SUFFIX, SIDES
 from mjx_exo.device import DeviceProfile
@@ -44,8 +45,10 @@ from mjx_exo.physics.interface import (
     actuator_bandwidth_hz,
 )
 
+with contextlib.redirect_stdout(io.StringIO()):  # it prints that Warp is missing, which is no news here
+    from mujoco import mjx
+
 IMPLEMENTATIONS = ("jax", "warp")
-ENVIRONMENT_AXIS = "environments"
 _FORCE = sensor_slices()["foot_force"]
 _PYRAMID_EDGES = 4  # constraint rows of a contact with friction in the plane
 
@@ -95,7 +98,7 @@ class MjxEngine:
 
         Args:
           impl: "jax", or "warp" where MuJoCo Warp is installed.
-          mesh: devices along one axis; None keeps everything on JAX's default device.
+          mesh: devices that share the environments; None keeps everything on JAX's default device.
         """
         _check(impl, num_envs, mesh)
         self.body, self.config, self.wearers, self.num_envs = body, config, wearers, num_envs
@@ -149,7 +152,7 @@ class MjxEngine:
         # Tensor cores would round path lengths and mass matrices to ten bits.
         advance = jax.default_matmul_precision("highest")(partial(self._advance, steps=steps))
         if self.mesh is not None:
-            spec = PartitionSpec(ENVIRONMENT_AXIS)
+            spec = PartitionSpec(self.mesh.axis_names)
             advance = jax.shard_map(
                 advance, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
             )
