@@ -8,6 +8,7 @@ new one, and a parameter file that does not belong to it is noticed when loading
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -78,7 +79,9 @@ def save_student(
         for old in directory.glob("params-*.npz"):
             if old.name != file_name:
                 old.unlink()
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(f"student directory {directory}: cannot be written ({error.strerror})") from None
     return directory
 

@@ -94,8 +94,13 @@ def filter_task(params, carry, key, student_share):
 
 
 @functools.cache
+def filter_round():
+    return dagger.make_round(QUICK, STUDENT, filter_task)
+
+
+@functools.cache
 def trained(rounds: int = QUICK.rounds):
-    run = dagger.make_round(QUICK, STUDENT, filter_task)
+    run = filter_round()
     state = dagger.init_state(QUICK, STUDENT, jax.random.key(0), jnp.zeros(()), NUM_ENVS)
     history = []
     for _ in range(rounds):
@@ -127,7 +132,7 @@ def test_teacher_drives_first_and_the_student_takes_over():
 
 
 def test_a_saved_and_restored_state_goes_on_exactly():
-    run = dagger.make_round(QUICK, STUDENT, filter_task)
+    run = filter_round()
     state, _ = trained(2)
     state = jax.tree.map(jnp.copy, state)
     saved = serialization.to_bytes(state.replace(key=jax.random.key_data(state.key)))
@@ -147,16 +152,17 @@ def test_loss_by_hand_counts_usable_ticks_slope_and_consistency():
     batch = windows.Stretches(jnp.zeros((1, FIELD + 2, 2)), labels, usable)
     plain = DaggerConfig(slope_weight=0.0)
     key = jax.random.key(0)
-    np.testing.assert_allclose(dagger.loss(params, plain, STUDENT, batch, key), 3 / 4, rtol=1e-6)
+    loss = jax.jit(dagger.loss, static_argnums=(1, 2))
+    np.testing.assert_allclose(loss(params, plain, STUDENT, batch, key), 3 / 4, rtol=1e-6)
     # Between the two usable ticks the left label climbs by the whole limit: (0.05 s x 100 Hz x 1)^2, mean of two sides.
     sloped = DaggerConfig(slope_weight=0.1)
-    np.testing.assert_allclose(dagger.loss(params, sloped, STUDENT, batch, key), 3 / 4 + 0.1 * 25 / 2, rtol=1e-6)
+    np.testing.assert_allclose(loss(params, sloped, STUDENT, batch, key), 3 / 4 + 0.1 * 25 / 2, rtol=1e-6)
     consistent = DaggerConfig(slope_weight=0.0, consistency_weight=1.0, perturbation=Perturbation(noise=0.1))
-    np.testing.assert_allclose(dagger.loss(params, consistent, STUDENT, batch, key), 3 / 4, rtol=1e-6)
+    np.testing.assert_allclose(loss(params, consistent, STUDENT, batch, key), 3 / 4, rtol=1e-6)
     moving = init_params(STUDENT, jax.random.key(0))
     moving["params"]["head"]["kernel"] = 100.0 * moving["params"]["head"]["kernel"]
     without = DaggerConfig(slope_weight=0.0, perturbation=Perturbation(noise=0.1))
-    assert dagger.loss(moving, consistent, STUDENT, batch, key) > dagger.loss(moving, without, STUDENT, batch, key)
+    assert loss(moving, consistent, STUDENT, batch, key) > loss(moving, without, STUDENT, batch, key)
 
 
 def test_perturbation_has_the_size_it_says():

@@ -156,6 +156,12 @@ def test_saved_student_comes_back_exactly_and_replaces_the_earlier_one(tmp_path)
     np.testing.assert_array_equal(apply(RICH, "__call__", saved.params, x), apply(RICH, "__call__", params, x))
 
 
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/s: cannot be written"):
+        save_student(tmp_path / "file" / "s", SMALL, big_params(SMALL))
+
+
 def test_what_is_no_student_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="is no student"):
         load_student(tmp_path / "nothing")
