@@ -46,7 +46,7 @@ def numbers(text: str, option: str) -> list[float]:
             low, high, step = (float(part) for part in text.split(":"))
             if not (step > 0 and high >= low):
                 raise ValueError
-            return [round(low + i * step, 9) for i in range(int(math.floor((high - low) / step + 1e-9)) + 1)]
+            return [round(low + i * step, 9) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{option} {text!r} is neither LOW:HIGH:STEP with STEP > 0 nor a list like 0.8,1.2") from None
@@ -104,7 +104,8 @@ def evaluate(teacher: Any, grid: list[tuple[float, float]], arguments: argparse.
             )
     lead = [
         f"{teacher.source}: body {teacher.config.walking.body}, engine {arguments.engine}, physics step "
-        f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, deterministic policy.",
+        f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, "
+        "deterministic policy.",
     ]
     fixed = ("stride_frequency_hz", "stride_time_s", "cadence_steps_min") if _clocked(teacher) else ()
     return gait_report(out, f"How {teacher.source} walks", conditions, lead, fixed, animations)
