@@ -24,11 +24,12 @@ class RewardWeights:
     rotation: float = -0.01
     smoothness: float = -0.028
     hip_rotation: float = 0.0
+    leg_clearance: float = -0.3
 
 
 LOOSE = RewardWeights()
 STRICT = RewardWeights(
-    effort=-4.0, limits=-0.005, impact=-0.3, rotation=-0.03, hip_rotation=-0.3, heel_first=0.2,
+    effort=-5.0, limits=-0.005, impact=-0.3, rotation=-0.03, hip_rotation=-0.3, heel_first=0.1,
 )  # fmt: skip
 
 

@@ -346,7 +346,7 @@ class WalkingEnv:
                 speed_command_m_s=after.command.speed_m_s,
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
                 hip_rotation_rad=leg_angles[:, :, self._hip_rotation],
-                impact_free_bw=1.25 - 0.1 * strictness,
+                impact_free_bw=jnp.float32(1.2),
             )
         )
         parts = weighted(terms, self.config.loose, self.config.strict, strictness)

@@ -18,6 +18,7 @@ from mjx_exo.walking.features import Kinematics
 
 STANCE = (0.03, 0.58)  # share of the gait cycle in which a foot should carry load
 SWING = (0.63, 0.98)  # share in which it should not
+_CLEAR_M = 0.13  # lateral distance of the feet's middles at which shoes pass each other freely
 _LOADED_BW = 0.4  # a foot with this much of body weight counts as fully loaded
 
 
@@ -57,7 +58,10 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
     early = (x.leg_phase < 0.08) | (x.leg_phase > 0.96)
-    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.05, -1.0, 1.0)
+    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -1.0, 1.0)
+    # The skeleton's legs could pass through each other; a person's cannot.
+    gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
+    crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
     return {
         # Broad enough to find the way from standing, narrow enough to settle close.
         "speed": 0.5 * jnp.exp(-3.0 * speed_error**2) + 0.5 * jnp.exp(-40.0 * speed_error**2),
@@ -73,6 +77,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
         "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
+        "leg_clearance": (crowding**2).sum(axis=-1),
     }
 
 
