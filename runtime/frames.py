@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cobs import cobs
 
@@ -174,19 +175,16 @@ def _decode_sensor(flags: int, sequence: int, p: bytes) -> Sensor:
     time_us, mask, state, reason, applied_echo, gyro_r, gyro_l, torque_r, torque_l = _SENSOR.unpack_from(p)
     if mask & ~_KNOWN_FIELDS:
         raise struct.error("unknown sensor fields")
-    groups: list[tuple[float, ...] | None] = []
+    groups: dict[str, Any] = {}
     offset = _SENSOR.size
-    for bit, _, layout in _OPTIONAL:
+    for bit, name, layout in _OPTIONAL:
         if mask & bit:
-            groups.append(layout.unpack_from(p, offset))
+            groups[name] = layout.unpack_from(p, offset)
             offset += layout.size
-        else:
-            groups.append(None)
     if offset != len(p):
         raise struct.error("sensor frame and its mask disagree in length")
-    return Sensor(
-        sequence, time_us, (gyro_r, gyro_l), (torque_r, torque_l), applied_echo, flags, state, reason, *groups
-    )  # type: ignore[arg-type]
+    gyro, torque = (gyro_r, gyro_l), (torque_r, torque_l)
+    return Sensor(sequence, time_us, gyro, torque, applied_echo, flags, state, reason, **groups)
 
 
 def _decode_torque(flags: int, sequence: int, p: bytes) -> Torque:
@@ -208,7 +206,8 @@ def _decode_stop(flags: int, sequence: int, p: bytes) -> Stop:
 
 
 def _decode_request(flags: int, sequence: int, p: bytes) -> Request:
-    return Request(*_REQUEST.unpack(p), sequence)
+    kind, value, second = _REQUEST.unpack(p)
+    return Request(kind, value, second, sequence)
 
 
 _DECODERS: dict[int, Callable[[int, int, bytes], Message]] = {

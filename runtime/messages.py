@@ -99,7 +99,7 @@ class LatchReason(enum.IntEnum):
     CLOCK = 8
 
 
-LATCH_TEXT = {
+LATCH_TEXT: dict[int, str] = {
     LatchReason.NONE: "no fault",
     LatchReason.WATCHDOG: "no fresh torque command arrived within the time to live",
     LatchReason.HOST_STOP: "the host sent stop",
