@@ -92,7 +92,7 @@ __all__ = [
     "ftdi_latency_note",
     "handshake",
     "hello_for",
-    "latch_sentence",
+   
     "new_session",
     "pack_frame",
 ]  # fmt: skip
@@ -138,11 +138,6 @@ def device_identity(profile: DeviceProfile, firmware: str = "") -> HelloAck:
         ttl_ms=profile.link.time_to_live_ms,
         firmware=firmware,
     )
-
-
-def latch_sentence(reason: int) -> str:
-    """What a latch reason means, in words; unknown codes are named by number."""
-    return LATCH_TEXT.get(reason, f"unknown reason {reason}")
 
 
 class SerialLink:
