@@ -1,0 +1,340 @@
+"""Everything a machine with an NVIDIA GPU and no network is needed for, in a few short calls.
+
+  python -m benchmarks.cuda_machine --out DIR --wheels FOLDER --minutes 9
+
+Installs the wheels that were carried along, looks at the GPU, compares MJX with the native engine there, measures the
+throughput table, and trains `quick` at 4096 environments. Every finished part is written to DIR/results.json at once;
+the next call goes on with what is missing. Exit code 0: all done; 3: call again; 2: it cannot be done here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mjx_exo.cache import write_atomically
+from mjx_exo.errors import UserError, run_command
+
+CALL_AGAIN = 3
+# Import names of what the work needs beyond the standard library; `warp` is an extra.
+NEEDED = (
+    "numpy", "scipy", "jax", "jaxlib", "flax", "optax", "orbax.checkpoint", "brax", "mujoco", "mujoco.mjx", "myo_sim",
+    "numba", "matplotlib", "PIL", "tyro", "tensorboardX", "rich",
+)  # fmt: skip
+PARITY_ENVS, PARITY_STEPS = 64, 100
+# Seconds a part may need before it is started: a program of MJX compiles for tens of seconds.
+_PART_S = 90.0
+_TRAIN_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    bodies: tuple[str, ...] = ("myolegs26", "myolegs")
+    implementations: tuple[str, ...] = ("jax", "warp")
+    batches: tuple[int, ...] = (256, 1024, 4096, 8192, 16384)
+    rounds: int = 3
+    train_envs: int = 4096
+    # As many updates as on a laptop, each from sixteen times the steps.
+    train_arguments: tuple[str, ...] = ("--ppo.total-steps", "80000000", "--ppo.minibatches", "32")
+
+
+REHEARSAL = Plan(
+    bodies=("myolegs26",), implementations=("jax",), batches=(8,), rounds=1, train_envs=8,
+    train_arguments=("--ppo.total-steps", "512", "--ppo.unroll", "8"),
+)  # fmt: skip
+
+
+class Results:
+    """DIR/results.json: what is done. Written whole after every part."""
+
+    def __init__(self, file: Path) -> None:
+        """Reads what earlier calls left; raises `UserError` if it is no JSON."""
+        self.file = file
+        self.parts: dict[str, Any] = {}
+        if file.exists():
+            try:
+                self.parts = json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file} is not JSON ({error}); allowed: the file an earlier call wrote") from None
+
+    def done(self, part: str) -> bool:
+        """Whether a part needs no more work."""
+        return part in self.parts
+
+    def put(self, part: str, value: Any) -> None:
+        """Keeps a part's result."""
+        self.parts[part] = value
+        text = json.dumps(self.parts, indent=1) + "\n"
+        write_atomically(self.file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+class Clock:
+    """How much of this call is left."""
+
+    def __init__(self, minutes: float) -> None:
+        self.end = time.monotonic() + 60.0 * minutes
+
+    def left_s(self) -> float:
+        """Seconds until this call should return."""
+        return self.end - time.monotonic()
+
+
+def install(wheels: Path, site: Path) -> None:
+    """Unpacks every wheel of a folder into `site`, without asking any index, and puts `site` first on the path."""
+    files = sorted(wheels.glob("*.whl"))
+    if not files:
+        raise UserError(f"--wheels {wheels}: no wheel there")
+    stamp = site / "installed.json"
+    names = [file.name for file in files]
+    if not (stamp.exists() and json.loads(stamp.read_text()) == names):
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+        subprocess.run([*command, "--target", str(site), *map(str, files)], check=True)
+        write_atomically(stamp, lambda temporary: temporary.write_text(json.dumps(names)))
+    sys.path.insert(0, str(site))
+    importlib.invalidate_caches()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+
+
+def missing_modules() -> list[str]:
+    """Which of `NEEDED` cannot be found."""
+    missing = []
+    for name in NEEDED:
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found:
+            missing.append(name)
+    return missing
+
+
+def check(allow_cpu: bool) -> dict[str, Any]:
+    """The machine. Raises `UserError` if a package or the GPU is missing."""
+    missing = missing_modules()
+    if missing:
+        raise UserError(f"not installed here: {', '.join(missing)}; carry their wheels and name the folder (--wheels)")
+    import jax
+
+    from benchmarks.common import describe_hardware, hardware
+    from mjx_exo.physics.mjx import warp_installed
+
+    if jax.default_backend() != "gpu" and not allow_cpu:
+        raise UserError(f"JAX sees no CUDA device here, only {jax.default_backend()}; --rehearse tries the script")
+    found = hardware()
+    print(describe_hardware(found))
+    return found | {"backend": jax.default_backend(), "warp": warp_installed()}
+
+
+def parity(body_name: str, implementation: str) -> dict[str, float]:
+    """How far MJX and the native engine are apart from the same states and drives, single precision."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from benchmarks.env_throughput import walking_load
+    from mjx_exo.musculoskeletal.compiled import compile_body
+    from mjx_exo.physics.interface import Drive
+    from mjx_exo.physics.mjx import MjxEngine
+    from mjx_exo.physics.native import NativeEngine
+
+    body, n = compile_body(body_name), PARITY_ENVS
+    ours, native = MjxEngine(body, n, impl=implementation), NativeEngine(body, n)
+    load, rng = walking_load(body, n), np.random.default_rng(1)
+    state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ours.shapes()[0])
+    state = state._replace(qpos=load.qpos, qvel=load.qvel, activation=load.activation)
+    drive = Drive(
+        load.activation, rng.uniform(-8, 8, (n, 2)), rng.uniform(-20, 20, (n, 3)), np.tile([0.0, 0.0, -9.81], (n, 1))
+    )
+    state, drive = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (state, drive))
+    in_air = state._replace(qpos=state.qpos.at[:, 2].add(1.0))
+    step = jax.jit(lambda s, d: ours.step(s, d, 1)[0])
+    dt = ours.config.timestep_s
+
+    def apart(before: Any) -> np.ndarray:
+        one, other = (np.asarray((s.qvel - before.qvel) / dt) for s in (step(before, drive), reference(before)))
+        return np.linalg.norm(one - other, axis=-1) / np.linalg.norm(other, axis=-1)
+
+    def reference(before: Any) -> Any:
+        return native.step_numpy(before, drive, 1)[0]
+
+    air, ground = apart(in_air), apart(state)
+    after, expected = state, native.step_numpy(state, drive, PARITY_STEPS)[0]
+    for _ in range(PARITY_STEPS):
+        after = step(after, drive)
+    angles = np.degrees(np.abs(np.asarray(after.qpos) - expected.qpos)[:, 7:])
+    return {
+        "air_relative_max": float(air.max()),
+        "contact_relative_p99": float(np.percentile(ground, 99)),
+        "angle_deg_median": float(np.median(angles)),
+        "angle_deg_p95": float(np.percentile(angles, 95)),
+    }
+
+
+def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Physics steps per second of one engine, muscles and readings included, in decisions scanned inside `jit`."""
+    import jax
+    import numpy as np
+
+    from benchmarks.common import speeds
+    from benchmarks.env_throughput import build_engine, engine_case, walking_load
+    from mjx_exo.musculoskeletal.compiled import compile_body
+
+    body = compile_body(body_name)
+    engine = build_engine({"jax": "mjx", "warp": "mjx-warp"}[implementation], body, batch, 0.005, 0)
+    run, on_feet = engine_case(engine, walking_load(body, batch))
+    began = time.perf_counter()
+    run()
+    compile_s = time.perf_counter() - began
+    speed = speeds({"engine": run}, rounds)["engine"] / engine.config.timestep_s
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {
+        "body": body_name,
+        "muscles": len(body.muscle_names),
+        "implementation": implementation,
+        "batch": batch,
+        "physics_steps_per_second": float(np.median(speed)),
+        "range": [float(speed.min()), float(speed.max())],
+        "first_call_s": round(compile_s, 1),
+        "peak_memory_mib": round(memory / 2**20),
+        "share_on_feet": on_feet(),
+    }
+
+
+def train(plan: Plan, folder: Path, seconds: float) -> dict[str, Any] | None:
+    """Trains `quick` on MJX, or goes on with it, for at most so long; its summary, or None if more is left."""
+    resume = (folder / "config.json").exists()
+    command = [sys.executable, "-m", "mjx_exo.train"]
+    if resume:
+        command += ["--resume", str(folder)]
+    else:
+        command += ["--preset", "quick", "--out", str(folder), "--walking.engine", "mjx"]
+        command += ["--walking.num-envs", str(plan.train_envs), *plan.train_arguments]
+    began = time.monotonic()
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    print(f"training ran for {time.monotonic() - began:.0f} s", flush=True)
+    summary = folder / "summary.json"
+    if code == 0 and summary.exists():
+        return judged(json.loads(summary.read_text(encoding="utf-8")))
+    if code not in (0, 130):
+        raise UserError(f"the training in {folder} ended with exit code {code}; its messages are above")
+    return None
+
+
+def judged(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary and whether it meets the bar that holds on a laptop."""
+    walks = (
+        summary["fall_free_share"] >= 61 / 64
+        and abs(summary["speed_mean_m_s"] - 1.25) <= 0.1
+        and summary["knee_swing_deg"] >= 40.0
+        and summary["alternating_share"] >= 0.95
+    )
+    return summary | {"meets_bar": bool(walks)}
+
+
+def parts_of(plan: Plan, results: Results) -> dict[str, Callable[[], Any]]:
+    """Everything but installing, checking and training, by name, in the order it is done."""
+    parts: dict[str, Callable[[], Any]] = {}
+    implementations = [i for i in plan.implementations if i != "warp" or results.parts["check"]["warp"]]
+    for implementation in implementations:
+        for body in plan.bodies:
+            parts[f"parity {body} {implementation}"] = lambda b=body, i=implementation: parity(b, i)
+    for batch in plan.batches:
+        for body in plan.bodies:
+            for implementation in implementations:
+                parts[f"throughput {body} {implementation} {batch}"] = lambda b=body, i=implementation, n=batch: (
+                    throughput(b, i, n, plan.rounds)
+                )
+    return parts
+
+
+def work(plan: Plan, out: Path, clock: Clock, allow_cpu: bool) -> bool:
+    """Does what is missing while there is time; True if nothing is left."""
+    results = Results(out / "results.json")
+    results.put("check", check(allow_cpu))
+    from mjx_exo.cache import use_jax_cache
+
+    use_jax_cache()
+    for name, part in parts_of(plan, results).items():
+        if results.done(name):
+            continue
+        if clock.left_s() < _PART_S:
+            return False
+        print(f"{name} …", flush=True)
+        try:
+            value = part()
+        except Exception as error:  # one combination that does not run must not cost the others
+            value = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        results.put(name, value)
+        print(f"  {json.dumps(value)}", flush=True)
+    if not results.done("train quick"):
+        if clock.left_s() < _TRAIN_S:
+            return False
+        summary = train(plan, out / "quick", clock.left_s() - 0.5 * _PART_S)
+        if summary is None:
+            return False
+        results.put("train quick", summary)
+    show(results)
+    return True
+
+
+def show(results: Results) -> None:
+    """The tables on the screen."""
+    from benchmarks.common import print_table
+
+    rows = [v for k, v in results.parts.items() if k.startswith("throughput") and "failed" not in v]
+    print_table(
+        "Physics steps per second, 5 ms, muscles and readings included",
+        ("muscles", "implementation", "batch", "steps/s", "first call s", "peak MiB"),
+        [
+            (r["muscles"], r["implementation"], r["batch"], f"{r['physics_steps_per_second']:,.0f}", r["first_call_s"],
+             r["peak_memory_mib"])
+            for r in rows
+        ],
+    )  # fmt: skip
+    print(json.dumps({k: v for k, v in results.parts.items() if k.startswith(("parity", "train"))}, indent=1))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns 0 if all is done, 3 if it has to be called again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cuda_machine", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for results and run; the same in every call")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
+    parser.add_argument("--site", type=Path, help="where wheels are unpacked (OUT/site); may be lost between calls")
+    parser.add_argument("--minutes", type=float, default=9.0, help="return within about so long (9)")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any device: does the script work?")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if arguments.minutes <= 0:
+        raise UserError(f"--minutes {arguments.minutes:g} is not allowed; above 0")
+    clock = Clock(arguments.minutes)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MJX_EXO_CACHE_DIR", str((arguments.out / "cache").resolve()))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the training is a process beside this one
+    if arguments.wheels is not None:
+        install(arguments.wheels, (arguments.site or arguments.out / "site").resolve())
+    finished = work(REHEARSAL if arguments.rehearse else Plan(), arguments.out, clock, arguments.rehearse)
+    print("all done" if finished else f"not done yet: call again with --out {arguments.out}", flush=True)
+    return 0 if finished else CALL_AGAIN
+
+
+if __name__ == "__main__":
+    run_command(main)

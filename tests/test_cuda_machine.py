@@ -1,0 +1,109 @@
+"""The script for a CUDA machine goes on where it stopped and says what is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("jax")
+
+from benchmarks import cuda_machine
+from benchmarks.cuda_machine import REHEARSAL, Clock, Plan, Results, judged, parts_of, work
+from mjx_exo.errors import UserError
+
+
+@pytest.fixture
+def on_a_machine(monkeypatch):
+    """The script with its slow parts replaced; returns the names of those that ran."""
+    ran: list[str] = []
+    monkeypatch.setattr(cuda_machine, "check", lambda allow_cpu: {"warp": False})
+    monkeypatch.setattr(cuda_machine, "parity", lambda body, i: ran.append(f"parity {body}") or {"air": 0.0})
+
+    def throughput(body, implementation, batch, rounds):
+        ran.append(f"{body} {batch}")
+        if batch == 1024:
+            raise MemoryError("too much")
+        return {
+            "muscles": 26, "implementation": implementation, "batch": batch, "physics_steps_per_second": 1.0,
+            "first_call_s": 1.0, "peak_memory_mib": 1,
+        }  # fmt: skip
+
+    monkeypatch.setattr(cuda_machine, "throughput", throughput)
+    monkeypatch.setattr(cuda_machine, "train", lambda plan, folder, seconds: ran.append("train") or {"meets_bar": True})
+    return ran
+
+
+def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path):
+    assert not work(Plan(), tmp_path, Clock(0.0), allow_cpu=True)
+    assert on_a_machine == []
+    assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
+    assert on_a_machine[-1] == "train" and len(on_a_machine) == 2 + 2 * 5 + 1
+    count = len(on_a_machine)
+    assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
+    assert len(on_a_machine) == count, "nothing is done twice"
+
+
+def test_a_part_that_fails_is_written_down_and_costs_no_other(on_a_machine, tmp_path):
+    assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
+    parts = json.loads((tmp_path / "results.json").read_text())
+    assert parts["throughput myolegs jax 1024"] == {"failed": "MemoryError: too much"}
+    assert parts["throughput myolegs jax 16384"]["batch"] == 16384
+    assert parts["train quick"]["meets_bar"]
+
+
+def test_warp_is_measured_only_where_it_is_installed(tmp_path):
+    results = Results(tmp_path / "results.json")
+    results.put("check", {"warp": True})
+    assert "throughput myolegs warp 16384" in parts_of(Plan(), results)
+    results.put("check", {"warp": False})
+    assert not any("warp" in name for name in parts_of(Plan(), results))
+
+
+def test_the_bar_is_that_of_a_laptop():
+    good = {"fall_free_share": 1.0, "speed_mean_m_s": 1.2, "knee_swing_deg": 55.0, "alternating_share": 1.0}
+    assert judged(good)["meets_bar"]
+    for name, value in (("fall_free_share", 60 / 64), ("speed_mean_m_s", 1.1), ("knee_swing_deg", 35.0)):
+        assert not judged(good | {name: value})["meets_bar"]
+
+
+def test_a_machine_without_cuda_is_refused():
+    with pytest.raises(UserError, match="no CUDA device"):
+        cuda_machine.check(allow_cpu=False)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(cuda_machine, "NEEDED", ("numpy", "no_such_package", "no_such.part"))
+    with pytest.raises(UserError, match="no_such_package, no_such"):
+        cuda_machine.check(allow_cpu=True)
+
+
+def test_a_folder_without_wheels_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no wheel there"):
+        cuda_machine.install(tmp_path, tmp_path / "site")
+
+
+def test_training_is_stopped_in_time_and_resumed(tmp_path, monkeypatch):
+    """A stand-in for the training command: the first call is stopped, the second finishes."""
+    commands = []
+    script = (
+        "import json, pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[1]); resumed = (folder / 'config.json').exists()\n"
+        "folder.mkdir(exist_ok=True); (folder / 'config.json').write_text('{}')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n"
+        "time.sleep(0 if resumed else 60)\n"
+        "(folder / 'summary.json').write_text(json.dumps({'fall_free_share': 0.5, 'speed_mean_m_s': 1.2,"
+        " 'knee_swing_deg': 50.0, 'alternating_share': 1.0}))\n"
+    )
+    real = cuda_machine.subprocess.Popen
+
+    def popen(command):
+        commands.append(command)
+        return real([sys.executable, "-c", script, str(tmp_path / "quick")])
+
+    monkeypatch.setattr(cuda_machine.subprocess, "Popen", popen)
+    assert cuda_machine.train(REHEARSAL, tmp_path / "quick", 2.0) is None
+    summary = cuda_machine.train(REHEARSAL, tmp_path / "quick", 60.0)
+    assert summary["meets_bar"] is False
+    assert "--out" in commands[0] and "--resume" in commands[1]
