@@ -77,7 +77,7 @@ def png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes."""
     with rc_context(STYLE):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+        figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
 
 
