@@ -92,7 +92,6 @@ __all__ = [
     "ftdi_latency_note",
     "handshake",
     "hello_for",
-   
     "new_session",
     "pack_frame",
 ]  # fmt: skip
