@@ -54,12 +54,14 @@ def test_a_positive_command_flexes_the_hip_of_its_side_and_its_gyroscope_says_so
     torque = [0.0, 0.0]
     torque[side] = sign * 15.0
     after, readings = _push(env, hanging, torque)
-    velocity = np.asarray(after.qvel)[0, 6:]
+    relaxed, quiet = _push(env, hanging, [0.0, 0.0])  # muscles pull a little even when nobody asks them to
+    velocity = np.asarray(after.qvel - relaxed.qvel)[0, 6:]
     names = env.engine.body.joint_names
     own, other = (velocity[names.index(f"hip_flexion_{s}")] for s in ("rl"[side], "lr"[side]))
-    assert sign * own > 0.2 and sign * other < 0.3 * abs(own), "the other hip only feels the pelvis react"
+    assert sign * own > 0.2 and sign * other < 0.5 * abs(own), "the other hip only feels the pelvis react"
     gyro = np.asarray(sagittal_gyro(np.asarray(readings.sensors)[:, :6].reshape(2, 2, 3)))[0]
-    assert sign * gyro[side] > 0.1, "the thigh that flexes turns forward"
+    before = np.asarray(sagittal_gyro(np.asarray(quiet.sensors)[:, :6].reshape(2, 2, 3)))[0]
+    assert sign * (gyro - before)[side] > 0.1, "the thigh that flexes turns forward"
     sensor = sensors.perfect_sensor(2, PROFILE.link.rate_hz)
     omega = jnp.asarray(np.asarray(readings.sensors)[:, :6].reshape(2, 2, 3))
     _, reading = sensors.step(sensor, sensors.init(sensor, jax.random.key(0), omega), jax.random.key(1), omega, 0.01)
