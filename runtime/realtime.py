@@ -43,10 +43,23 @@ def enter(lock_memory: bool = True) -> tuple[bool, list[str]]:
     return fifo, notes
 
 
+def include_threads() -> None:
+    """The calling thread's scheduling for all threads of the process: those of a library that computes for it."""
+    with contextlib.suppress(OSError, AttributeError):
+        _schedule_threads(os.sched_getscheduler(0) & ~getattr(os, "SCHED_RESET_ON_FORK", 0), os.sched_getparam(0))
+
+
 def step_down() -> None:
-    """Back to ordinary scheduling."""
+    """Back to ordinary scheduling, threads included."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        _schedule_threads(os.SCHED_OTHER, os.sched_param(0))
+
+
+def _schedule_threads(policy: int, parameters: os.sched_param) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(int(thread), policy, parameters)
 
 
 def on_overrun(handler) -> None:

@@ -88,8 +88,8 @@ class Session:
         restore = self._take_signals()
         try:
             self.guard.booted(self._clock())
-            self._connect()
             self._go_real_time()
+            self._connect()
             self._deadline_s = self._clock() + self._settings.duration_s
             while self._ended is None:
                 self._round()

@@ -189,6 +189,7 @@ def _go_real_time(arguments: argparse.Namespace, console: Console) -> None:
     if not arguments.no_real_time:
         realtime.on_overrun(lambda *_: realtime.step_down())
         granted, _ = realtime.enter(lock_memory=False)
+        realtime.include_threads()  # those that JAX computes on
         if not granted:
             console.say("real-time scheduling was refused: on a busy machine the device itself may come late")
     gc.collect()
