@@ -58,7 +58,7 @@ def test_a_positive_command_flexes_the_hip_of_its_side_and_its_gyroscope_says_so
     velocity = np.asarray(after.qvel - relaxed.qvel)[0, 6:]
     names = env.engine.body.joint_names
     own, other = (velocity[names.index(f"hip_flexion_{s}")] for s in ("rl"[side], "lr"[side]))
-    assert sign * own > 0.2 and sign * other < 0.5 * abs(own), "the other hip only feels the pelvis react"
+    assert sign * own > 0.2 and sign * own > 1.5 * sign * other, "the other hip only feels the pelvis react"
     gyro = np.asarray(sagittal_gyro(np.asarray(readings.sensors)[:, :6].reshape(2, 2, 3)))[0]
     before = np.asarray(sagittal_gyro(np.asarray(quiet.sensors)[:, :6].reshape(2, 2, 3)))[0]
     assert sign * (gyro - before)[side] > 0.1, "the thigh that flexes turns forward"
