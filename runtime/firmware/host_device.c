@@ -189,19 +189,19 @@ static void exchange(exo_controller *controller, wearer *w, stopwatch *watch, in
     if (got <= 0) {
         return;
     }
-    const uint32_t accepted = controller->counters.torque_accepted;
-    exo_controller_receive(controller, in, (size_t)got, now);
-    if (controller->counters.torque_accepted != accepted) {
-        note(watch, now - controller->sent_us[controller->command_echo % EXO_SENT_MEMORY]);
+    for (ssize_t i = 0; i < got; i++) { /* one at a time, so that each answer is noted */
+        const uint32_t accepted = controller->counters.torque_accepted;
+        exo_controller_receive(controller, &in[i], 1, now);
+        if (controller->counters.torque_accepted != accepted) {
+            note(watch, now - controller->sent_us[controller->command_echo % EXO_SENT_MEMORY]);
+        }
+        if (exo_decoder_push(&requests, in[i], &frame) == EXO_FRAME && frame.type == EXO_REQUEST) {
+            ask(w, &frame.as.request, now);
+        }
     }
     const size_t size = exo_controller_reply(controller, out);
     if (size > 0 && write(port, out, size) < 0) {
         fprintf(stderr, "answer not sent: %s\n", strerror(errno));
-    }
-    for (ssize_t i = 0; i < got; i++) {
-        if (exo_decoder_push(&requests, in[i], &frame) == EXO_FRAME && frame.type == EXO_REQUEST) {
-            ask(w, &frame.as.request, now);
-        }
     }
 }
 
