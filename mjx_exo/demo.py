@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         run("what was logged becomes a table", "runtime.convert", str(log))
         run(
             "simulation and device side by side", "mjx_exo.transfer", str(log), "--reference",
-            str(out / "student" / "reference.npz"), "--out", str(out / "transfer"),
+            str(out / "student" / "reference.npz"), "--out", str(out / "transfer"), "--speed-m-s", "1.25",
+            "--slope-deg", "0",
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         raise UserError(f"the step '{shlex.join(error.cmd[1:])}' failed with exit code {error.returncode}") from None

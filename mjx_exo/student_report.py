@@ -22,7 +22,7 @@ from mjx_exo.walking.rollout import start_walking
 from policies.storage import load_student
 
 CHECK_SEED = 4242
-SPEEDS_M_S = (0.9, 1.1, 1.3, 1.5)
+SPEEDS_M_S = (0.9, 1.1, 1.25, 1.5)
 SETTLE_S = 2.0
 PER_SPEED = 8
 
