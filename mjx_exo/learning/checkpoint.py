@@ -224,13 +224,10 @@ def plain_errors(where: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's progress lines out of a user's terminal; its errors are raised anyway."""
-    loggers = [logging.getLogger("absl"), logging.getLogger()]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Keeps Orbax's progress lines and logged tracebacks out of a user's terminal; its errors are raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -186,6 +186,7 @@ class _Run:
         return TrainResult(state, done, self._env_steps(done), self._wall(), finished, reason)
 
     def _compile(self, state: TrainState) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The two halves of an iteration. No buffer is donated: the state from before is what a NaN replay needs."""
         self.display.say("compiling (a minute at most; what can be kept is kept for the next run)")
         began = time.perf_counter()
         rollout = jax.jit(self.ppo.rollout).lower(state).compile()
