@@ -163,6 +163,8 @@ class Guard:
             return self.commissioning.hint
         if self.stage == Stage.READY:
             return "walk" if self.armed else "type 'arm' when you want torque"
+        if self.stage == Stage.FAULT and not self._link_up:
+            return f"{self.reason}; plug the device in again, this program keeps looking"
         return {
             Stage.BOOT: "loading the policy",
             Stage.LINK: "plug the device in and switch it on",

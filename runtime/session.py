@@ -268,7 +268,10 @@ class Session:
         self._link = None
         self._next_try_s = now_s + RECONNECT_S
         self.guard.link_lost(now_s, reason)
-        self._console.say("the device is at zero by its own watchdog; plug it in again, this program keeps looking")
+        self._console.say(
+            "the link is lost: the device goes to zero by itself and stays there, whatever happens here; look after "
+            f"cable and power and plug it in again, this program keeps looking for {self._settings.port}"
+        )
 
     def _reconnect(self, now_s: float) -> None:
         if now_s < self._next_try_s:
@@ -276,7 +279,12 @@ class Session:
         with contextlib.suppress(UserError):
             self._connect()
             self.tally.reconnects += 1
-            self._console.say("the device is back; type 'reset', stand still, and commission again")
+            self._console.say(
+                "the device is back; type 'reset', then stand still and lift each thigh as asked (cables may have been "
+                "swapped), then type 'arm'; there is no torque before that"
+                if self.guard.stage == Stage.FAULT
+                else "the device is back; stand still"
+            )
         self._next_try_s = self._clock() + RECONNECT_S
 
     # People, time and signals.

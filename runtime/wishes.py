@@ -12,7 +12,7 @@ from runtime.guard import Guard
 from runtime.messages import Request, RequestKind
 from runtime.stages import Stage
 
-REPEAT_S = 6.0  # a lift that did not answer is asked for again
+REPEAT_S = 6.0  # what did not happen is asked for again: the request may have been lost
 OWN_CHOICE = ((0.0, 0.0, math.inf),)  # speed 0: walk as the virtual device was told at its start
 
 Leg = tuple[float, float, float]  # speed m/s, slope rad, seconds
@@ -37,7 +37,7 @@ def parse_walk(text: str | None) -> tuple[Leg, ...]:
 
 
 class Wishes:
-    """Turns the guard's stage into requests, each sent once (lifts again when nothing answers)."""
+    """Turns the guard's stage into requests, each sent once, and again when nothing comes of it."""
 
     def __init__(self, legs: tuple[Leg, ...]):
         self._legs = legs
@@ -48,8 +48,9 @@ class Wishes:
     def next(self, now_s: float, guard: Guard) -> Request | None:
         """The request to send now, if any."""
         wish = self._wish(now_s, guard)
-        again = wish is not None and wish[0] in (RequestKind.LIFT_RIGHT, RequestKind.LIFT_LEFT)
-        if wish is None or (wish == self._last and not (again and now_s - self._asked_s > REPEAT_S)):
+        fulfilled = guard.walking.walking if wish is not None and wish[0] == RequestKind.WALK else False
+        again = now_s - self._asked_s > REPEAT_S and not fulfilled
+        if wish is None or (wish == self._last and not again):
             return None
         self._last, self._asked_s = wish, now_s
         return Request(*wish)
