@@ -25,6 +25,8 @@ class RewardWeights:
     smoothness: float = -0.028
     hip_rotation: float = 0.0
     leg_clearance: float = -0.3
+    toe_clearance: float = -0.3
+    foot_slap: float = -0.2
 
 
 LOOSE = RewardWeights()

@@ -18,6 +18,9 @@ from mjx_exo.walking.features import Kinematics
 
 STANCE = (0.03, 0.58)  # share of the gait cycle in which a foot should carry load
 SWING = (0.63, 0.98)  # share in which it should not
+PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
+_TOE_HEIGHT_M = 0.05  # the toes hang a little: published feet with toes and shoes need this much
+_SOLE_GIVES_M = 0.006  # a sole gives this much under load; more is a foot slapped through the soft floor
 _CLEAR_M = 0.13  # lateral distance of the feet's middles at which shoes pass each other freely
 _LOADED_BW = 0.4  # a foot with this much of body weight counts as fully loaded
 
@@ -62,6 +65,10 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
+    toe_height = k.toe_m[..., 2]
+    passing = (x.leg_phase > PASSING[0]) & (x.leg_phase < PASSING[1])
+    scuffing = passing * jnp.clip((_TOE_HEIGHT_M - toe_height) / _TOE_HEIGHT_M, 0.0, 2.0)
+    slapping = jnp.clip((-toe_height - _SOLE_GIVES_M) / _SOLE_GIVES_M, 0.0, 4.0)
     return {
         # Broad enough to find the way from standing, narrow enough to settle close.
         "speed": 0.5 * jnp.exp(-3.0 * speed_error**2) + 0.5 * jnp.exp(-40.0 * speed_error**2),
@@ -78,6 +85,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
         "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
         "leg_clearance": (crowding**2).sum(axis=-1),
+        "toe_clearance": (scuffing**2).sum(axis=-1),
+        "foot_slap": (slapping**2).sum(axis=-1),
     }
 
 
