@@ -3,6 +3,9 @@
 The policy walks deterministically, many trials per cell from starts spread over the gait cycle, with a physics step at
 which halving it no longer changes the figures. Leaves a self-contained report.html with its figures, tidy CSV,
 summary.json and an animation of each condition; needs neither display nor GPU.
+
+With --controller the policy's human wears an active device that an exported student drives: the ONNX file itself, fed
+by virtual gyroscopes whose errors are drawn at random for every trial.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from mjx_exo.errors import UserError, run_command
 SETTLE_S = 3.0
 STEP_S = 0.001
 BATCH = 512
+HELD_OUT = 4242  # added to the training's wearer seed: people it never met
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, default=20.0, help="length of a trial (20)")
     p.add_argument("--step-ms", type=float, default=1e3 * STEP_S, help="physics step in ms (1)")
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
+    p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
+    p.add_argument("--wearers", type=int, default=0, help="drive or walk this many wearers nobody trained on (0: own)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--no-animations", action="store_true", help="leave the animations out")
     return p
@@ -60,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     slopes = numbers(arguments.slopes, "--slopes")
     if not all(0.0 < v <= 3.0 for v in speeds) or not all(abs(s) <= 15.0 for s in slopes):
         raise UserError("--speeds must lie in 0..3 m/s and --slopes in -15..15 degrees")
+    if arguments.wearers < 0:
+        raise UserError(f"--wearers is {arguments.wearers}; allowed: 0 or more")
     if arguments.trials < 1 or not arguments.seconds > SETTLE_S + 2.0:
         raise UserError(f"--trials must be at least 1 and --seconds above {SETTLE_S + 2.0:g}")
     from mjx_exo.cache import use_jax_cache
@@ -67,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
 
     use_jax_cache()
     teacher = load_teacher(arguments.policy)
-    out = arguments.out or find_policy(arguments.policy).parent / "evaluation"
+    kind = "evaluation" if arguments.controller is None else f"evaluation-{arguments.controller.stem}"
+    out = arguments.out or find_policy(arguments.policy).parent / kind
     grid = [(v, math.radians(s)) for s in slopes for v in speeds]
     page = evaluate(teacher, grid, arguments, out)
     print(f"report: {page}")
@@ -107,12 +116,30 @@ def evaluate(teacher: Any, grid: list[tuple[float, float]], arguments: argparse.
         f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, "
         "deterministic policy.",
     ]
+    if arguments.controller is not None:
+        lead.append(f"Device driven by {arguments.controller.name}, run by onnxruntime, from virtual gyroscopes.")
     fixed = ("stride_frequency_hz", "stride_time_s", "cadence_steps_min") if _clocked(teacher) else ()
     return gait_report(out, f"How {teacher.source} walks", conditions, lead, fixed, animations)
 
 
 def _clocked(teacher: Any) -> bool:
     return teacher.config.walking.clock_freedom == 0
+
+
+def _walker(teacher: Any, count: int, arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """`count` environments, and who acts in them; with --controller the exported file drives the device."""
+    base = teacher.config.walking
+    changes: dict[str, Any] = {"engine": arguments.engine, "physics_step_s": 1e-3 * arguments.step_ms}
+    if arguments.wearers:
+        changes |= {"wearers": arguments.wearers, "wearer_seed": base.wearer_seed + HELD_OUT}
+    if arguments.controller is None:
+        return teacher.environment(count, arguments.seconds + 1.0, **changes), teacher.act
+    from mjx_exo.controllers import ControlledEnv, OnnxStudent, human_only
+
+    student = OnnxStudent.load(arguments.controller, base.device)
+    changes |= {"device": base.device or student.contract.profile, "device_mode": "active"}
+    env = teacher.environment(count, arguments.seconds + 1.0, human_only=True, **changes)
+    return ControlledEnv(env, student), human_only(lambda seen: teacher.policy.act("human", seen))
 
 
 def walk_cells(teacher: Any, cells: list[tuple[float, float]], arguments: argparse.Namespace) -> list[list[Any]]:
@@ -124,14 +151,12 @@ def walk_cells(teacher: Any, cells: list[tuple[float, float]], arguments: argpar
     from mjx_exo.walking.rollout import run_trials, start_walking, to_recordings
 
     count = arguments.trials * len(cells)
-    env = teacher.environment(
-        count, arguments.seconds + 1.0, engine=arguments.engine, physics_step_s=1e-3 * arguments.step_ms
-    )
+    env, act = _walker(teacher, count, arguments)
     cell_of = np.arange(count) % len(cells)  # wearers are neighbours: every cell gets all of them
     speed = jnp.asarray(np.array([c[0] for c in cells], np.float32)[cell_of])
     slope = jnp.asarray(np.array([c[1] for c in cells], np.float32)[cell_of])
     state = start_walking(env, jax.random.key(arguments.seed), speed, slope)
-    trials = run_trials(env, teacher.act, state, arguments.seconds)
+    trials = run_trials(env, act, state, arguments.seconds)
     recordings = to_recordings(env, trials)
     result: list[list[Any]] = [[] for _ in cells]
     for index, recording in enumerate(recordings):
