@@ -154,7 +154,7 @@ def account(rows: np.ndarray, events: list[dict[str, Any]], report: dict[str, An
     """
     sequence = rows["sequence"].astype(np.int64)
     lateness_s = rows["host_time_s"] - 1e-6 * rows["device_time_us"]
-    lost_links = [e for e in events if e["kind"] == "stage" and e["stage"] == "FAULT" and "cable" in e["text"]]
+    lost_links = [e for e in events if e["kind"] == "link" and not e["up"]]
     # A fault's time is on the device's clock since the greeting; the loop's rows tie that to the host's.
     device_zero_s = report["greeted_s"]
     offset_s = float(np.median(lateness_s)) if len(rows) else 0.0

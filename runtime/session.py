@@ -268,6 +268,7 @@ class Session:
         self._link = None
         self._next_try_s = now_s + RECONNECT_S
         self.guard.link_lost(now_s, reason)
+        self._witness.note(now_s, "link", up=False, text=reason)
         self._console.say(
             "the link is lost: the device goes to zero by itself and stays there, whatever happens here; look after "
             f"cable and power and plug it in again, this program keeps looking for {self._settings.port}"
@@ -279,6 +280,7 @@ class Session:
         with contextlib.suppress(UserError):
             self._connect()
             self.tally.reconnects += 1
+            self._witness.note(self._clock(), "link", up=True, text="the device is back")
             self._console.say(
                 "the device is back; type 'reset', then stand still and lift each thigh as asked (cables may have been "
                 "swapped), then type 'arm'; there is no torque before that"

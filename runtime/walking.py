@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 
 STRIDE_S = (0.4, 2.0)
-THRESHOLD_RAD_S = 0.35  # half width of the band that a swing start has to cross
+THRESHOLD_RAD_S = 0.35  # half width of the band that a swing start has to cross, at least
+BAND_SHARE = 0.15  # and of the recent peak-to-peak: around heel strike a thigh swings back and forth a little
+ENVELOPE_S = 2.0  # how long a peak is remembered
 SWING_RAD_S = 0.8  # forward swing reaches at least this
 RANGE_ON_RAD_S = 1.6  # peak to peak per stride; slow walking (0.7 m/s) has about 2.9, a shuffle about 1
 RANGE_OFF_RAD_S = 1.2
@@ -28,19 +30,22 @@ class _Thigh:
 
     def __init__(self) -> None:
         self.filtered = 0.0
+        self.top = self.bottom = 0.0  # envelope
         self.was_back = False
         self.start: int | None = None
         self.stride = 0  # samples
         self.high = 0.0
         self.low = 0.0
 
-    def update(self, value: float, tick: int, blend: float) -> tuple[float, float, float] | None:
-        """(stride in samples, peak, trough) when a stride ends here, else None."""
+    def update(self, value: float, tick: int, blend: float, keep: float) -> tuple[float, float, float] | None:
+        """(stride in samples, peak, trough) when a stride ends here, else None. `keep` is the envelope's per sample."""
         self.filtered += blend * (value - self.filtered)
         self.high, self.low = max(self.high, self.filtered), min(self.low, self.filtered)
-        if self.filtered < -THRESHOLD_RAD_S:
+        self.top, self.bottom = max(keep * self.top, self.filtered), min(keep * self.bottom, self.filtered)
+        threshold = max(THRESHOLD_RAD_S, BAND_SHARE * (self.top - self.bottom))
+        if self.filtered < -threshold:
             self.was_back = True
-        if not self.was_back or self.filtered <= THRESHOLD_RAD_S:
+        if not self.was_back or self.filtered <= threshold:
             return None
         stride = None if self.start is None else (float(tick - self.start), self.high, self.low)
         self.start, self.was_back = tick, False
@@ -53,6 +58,7 @@ class WalkingDetector:
 
     def __init__(self, rate_hz: float):
         self._rate_hz = rate_hz
+        self._keep = math.exp(-1.0 / (ENVELOPE_S * rate_hz))
         self._blend = 1.0 - math.exp(-2.0 * math.pi * FILTER_HZ / rate_hz)
         self.reset()
 
@@ -68,7 +74,7 @@ class WalkingDetector:
         """Thigh angular velocities, flexion positive. Returns whether the wearer is walking."""
         self._tick += 1
         for side, value in enumerate((right_rad_s, left_rad_s)):
-            stride = self._thighs[side].update(value, self._tick, self._blend)
+            stride = self._thighs[side].update(value, self._tick, self._blend, self._keep)
             if stride is not None:
                 self._judge(side, *stride)
         still = all(abs(thigh.filtered) < STILL_RAD_S for thigh in self._thighs)

@@ -88,7 +88,7 @@ def parse_fault(text: str, now_s: float = 0.0) -> Fault:
     start, dash, end = when.partition("-")
     start_s = _number(text, start) if at else 0.0
     end_s = _number(text, end) if dash else math.inf
-    if start_s < 0.0 or end_s <= start_s:
+    if not 0.0 <= start_s < end_s:
         raise UserError(f"fault {text!r}: times must be 0 <= START < END, in seconds")
     return Fault(kind, parameter, now_s + start_s, now_s + end_s)
 
