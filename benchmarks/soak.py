@@ -109,8 +109,8 @@ def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(0.7)
             person.act()
             if time.monotonic() - began > WARM_UP_S and loop.process.poll() is None:
-                memory["loop"].append(loop.rss_mib())
-                memory["device"].append(device.rss_mib())
+                for name, child in (("loop", loop), ("device", device)):
+                    memory[name] += [size] if (size := child.rss_mib()) else []  # 0: it has just ended
         loop_code = loop.wait(rig.START_S)
     finally:
         device_code = device.end()
