@@ -23,6 +23,7 @@ import tty
 import numpy as np
 
 from mjx_exo.errors import UserError, run_command
+from mjx_exo.files import write_atomically
 from runtime.frames import Decoder, encode
 from runtime.link import SerialLink
 from runtime.messages import MAX_TTL_MS, Sensor, Torque
@@ -131,10 +132,8 @@ def main() -> int:
             f"{row['p50_ms']:8.3f}{row['p99_ms']:8.3f}{row['p999_ms']:8.3f}{row['max_ms']:8.3f}"
         )
     if args.json:
-        partial = f"{args.json}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump({"rate_hz": args.rate_hz, "seconds": args.seconds, **figures}, file, indent=2)
-        os.replace(partial, args.json)
+        text = json.dumps({"rate_hz": args.rate_hz, "seconds": args.seconds, **figures}, indent=2)
+        write_atomically(args.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return 0
 
 

@@ -6,10 +6,11 @@ there agrees.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from export.metadata import describe
 from mjx_exo.device import DeviceProfile, available_profiles
 from mjx_exo.errors import UserError, run_command
 from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, encode_golden
+from mjx_exo.files import whole_file
 from policies.storage import SavedStudent, load_student
 from policies.student import StudentConfig, signals_of
 
@@ -82,8 +84,7 @@ def export_student(
     }
     build = window_model if form == "window" else streaming_model
     model = build(student.config, student.params, texts)
-    temporary = _temporary_beside(out)
-    try:
+    with _beside(out) as temporary:
         onnx.save(model, temporary)
         checked = check_file(temporary)
         parity = compare(student, checked, windows)
@@ -91,10 +92,6 @@ def export_student(
         if problem:
             kept = _set_aside(out)
             raise ParityError(f"{out} is not written: {problem}{kept}")
-        temporary.chmod(0o644)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Exported(out, parity, checked)
 
 
@@ -203,19 +200,19 @@ def _print_parity(parity: Parity, tolerance: float) -> None:
     )
 
 
-def _temporary_beside(out: Path) -> Path:
-    """An empty file in the folder of `out`, which is made if missing. Raises UserError if `out` cannot be written."""
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """`whole_file`, with a UserError if `out` cannot be written."""
     if out.is_dir():
         raise UserError(f"--out {out}: is a directory; give a file name, such as {out / 'student.onnx'}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    return Path(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(whole_file(out))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+        yield temporary
 
 
 def _set_aside(out: Path) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
+
+from mjx_exo.files import write_atomically as write_atomically
 
 
 def cache_dir() -> Path:
@@ -15,19 +15,6 @@ def cache_dir() -> Path:
     path = Path(configured) if configured else Path(base) / "mjx-exo"
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary)` and renames: `path` holds a whole file or is not touched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def use_jax_cache() -> None:

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from policies.student import StudentConfig, init_params
 
 FORMAT = "mjx_exo.student/1"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 
 from mjx_exo.errors import UserError, run_command
+from mjx_exo.files import whole_file, write_atomically
 from runtime.recorder import Recording, load_recording
 
 FORMATS = ("csv", "parquet")
@@ -17,13 +17,11 @@ FORMATS = ("csv", "parquet")
 def to_csv(recording: Recording, path: Path) -> None:
     """Header line with the column names, then values in full precision; NaN where nothing was measured."""
     rows = recording.rows
-    names = rows.dtype.names
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", encoding="utf-8") as file:
+    names = rows.dtype.names or ()
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(",".join(names) + "\n")
         columns = [map(str, rows[name].tolist() if rows[name].dtype.kind != "f" else rows[name]) for name in names]
         file.writelines(",".join(values) + "\n" for values in zip(*columns, strict=True))
-    os.replace(temporary, path)
 
 
 def to_parquet(recording: Recording, path: Path) -> None:
@@ -35,9 +33,7 @@ def to_parquet(recording: Recording, path: Path) -> None:
         raise UserError("Parquet needs pyarrow: install mjx-exo[parquet], or use --format csv") from None
     rows = recording.rows
     table = pyarrow.table({name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names})
-    temporary = path.with_name(path.name + ".part")
-    parquet.write_table(table, temporary)
-    os.replace(temporary, path)
+    write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
 
 
 def main() -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import struct
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from runtime.outlet import Outlet
 
 FORMAT_VERSION = 1
@@ -163,7 +163,6 @@ def new_folder(parent: str | Path) -> Path:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Atomically: under another name first."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes `data` as JSON, whole or not at all."""
+    text = json.dumps(data, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

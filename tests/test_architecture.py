@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("benchmarks", "export", "mjx_exo", "policies", "runtime")
 
 # What everybody may know, the device's computer included: standard library and numpy only.
-BASE = ("mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.standing")
+BASE = (
+    "mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.files", "mjx_exo.standing",
+)  # fmt: skip
 LEAVES = (*BASE, "mjx_exo.cache")
 BODY = ("mjx_exo.musculoskeletal", "mjx_exo.physics")
 SIMULATION = (*LEAVES, *BODY, "mjx_exo.gait", "mjx_exo.walking", "mjx_exo.learning", "policies")
@@ -31,7 +33,7 @@ SIMULATION = (*LEAVES, *BODY, "mjx_exo.gait", "mjx_exo.walking", "mjx_exo.learni
 # left of `mjx_exo` are the commands and what they share.
 ROOMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, BASE),
-    "mjx_exo.cache": (),
+    "mjx_exo.cache": BASE,
     "mjx_exo.musculoskeletal": LEAVES,
     "mjx_exo.physics": (*LEAVES, "mjx_exo.musculoskeletal"),
     "mjx_exo.gait": (*LEAVES, "mjx_exo.musculoskeletal"),

@@ -1,29 +1,20 @@
-"""Writing results so that a file under its final name is always whole."""
+"""Writing results: bytes, text and strict JSON, each whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mjx_exo.files import write_atomically
+
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside it and then moves it there; makes the folder if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes a file whole or not at all; makes the folder if needed."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def write_text(path: str | Path, text: str) -> None:

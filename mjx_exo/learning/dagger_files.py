@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from mjx_exo.learning.checkpoint import flatten, plain_errors, unflatten
 from mjx_exo.learning.config import settings_hash
 

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from mjx_exo.learning import networks
 from mjx_exo.learning.checkpoint import Manifest, check_identity, flatten, plain_errors, unflatten
 from mjx_exo.learning.config import settings_hash

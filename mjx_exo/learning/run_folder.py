@@ -21,8 +21,8 @@ from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from mjx_exo.learning.checkpoint import plain_errors
 
 VERSIONED = ("jax", "jaxlib", "brax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy")

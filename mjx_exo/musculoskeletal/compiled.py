@@ -17,9 +17,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from mjx_exo.cache import cache_dir, write_atomically
+from mjx_exo.cache import cache_dir
 from mjx_exo.conventions import SIDE_SUFFIX, SIDES
 from mjx_exo.device import DeviceProfile
+from mjx_exo.files import write_atomically
 from mjx_exo.musculoskeletal import bodies, muscle, paths, skeleton
 from mjx_exo.musculoskeletal.bodies import BodyDescription, JointSource, body_description
 from mjx_exo.musculoskeletal.muscle import MuscleParameters
