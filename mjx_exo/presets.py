@@ -7,6 +7,7 @@ import math
 
 from mjx_exo.errors import UserError
 from mjx_exo.learning.config import ActorConfig, PPOConfig
+from mjx_exo.musculoskeletal.wearer import WearerRange
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
 
 
@@ -22,8 +23,20 @@ class TrainConfig:
     """The learner."""
 
 
+# The published bodies have next to no passive joint damping, and how much people have is not well known.
+_ANY_PASSIVE = (0.02, 1.0)
+
 QUICK = TrainConfig(
     walking=WalkingConfig(
+        wearers=8,
+        # One person, the published one; only how stiff and damped their joints are is drawn.
+        wearer_range=WearerRange(
+            height_m=(1.75, 1.75),
+            body_mass_index=(25.5, 25.5),
+            strength=(1.0, 1.0),
+            friction=(1.0, 1.0),
+            passive=_ANY_PASSIVE,
+        ),
         command=CommandConfig(push_n=30.0),
         curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=200),
     ),
@@ -33,6 +46,7 @@ QUICK = TrainConfig(
 WALK = TrainConfig(
     walking=WalkingConfig(
         wearers=16,
+        wearer_range=WearerRange(passive=_ANY_PASSIVE),
         command=CommandConfig(
             speed_m_s=(0.6, 1.9),
             slope_rad=(-math.radians(7.0), math.radians(7.0)),

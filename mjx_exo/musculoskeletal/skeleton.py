@@ -192,7 +192,7 @@ def _mirror(segment: Segment) -> Segment:
 
 
 def scale_segments(segments: tuple[Segment, ...], wearer: Wearer) -> tuple[Segment, ...]:
-    """Segments of a wearer: lengths with height, masses with body mass, inertias with both."""
+    """Segments of a wearer: lengths with height, masses with body mass, inertias with both; passive joints."""
     length = 1.0 if wearer.height_m is None else wearer.height_m / PUBLISHED_HEIGHT_M
     total = sum(segment.mass_kg for segment in segments)
     mass = 1.0 if wearer.mass_kg is None else wearer.mass_kg / total
@@ -207,6 +207,12 @@ def scale_segments(segments: tuple[Segment, ...], wearer: Wearer) -> tuple[Segme
             mass_kg=mass * s.mass_kg,
             com_m=point(s.com_m),
             inertia_kg_m2=tuple(map(tuple, mass * length**2 * np.array(s.inertia_kg_m2))),
+            hinges=tuple(
+                dataclasses.replace(
+                    h, damping_nm_s=wearer.passive * h.damping_nm_s, stiffness_nm=wearer.passive * h.stiffness_nm
+                )
+                for h in s.hinges
+            ),
             spheres=tuple(
                 dataclasses.replace(x, position_m=point(x.position_m), radius_m=length * x.radius_m) for x in s.spheres
             ),

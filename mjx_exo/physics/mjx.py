@@ -105,7 +105,7 @@ class MjxEngine:
         self.impl, self.mesh = impl, mesh
         self.wearer_of = np.sort(np.arange(num_envs) % len(wearers))
         xmls = [body.model_xml(w, config.timestep_s, config.contact, worn) for w in wearers]
-        models = [_skeleton(xml, with_actuators=impl == "warp") for xml in xmls]
+        models = [_skeleton(xml, impl) for xml in xmls]
         self.nq, self.nv = models[0].nq, models[0].nv
         self.nsensor = max(s.stop for s in sensor_slices().values())
         self.muscles, self.joints = len(body.muscle_names), len(body.joint_names)
@@ -120,7 +120,8 @@ class MjxEngine:
         self._foot_of_geom = _foot_of_geom(models[0])
         hinges = body.hinges
         self._limits = np.array([h.range_rad for h in hinges])
-        self._passive = np.array([(h.stiffness_nm, h.damping_nm_s) for h in hinges])
+        share = np.array([w.passive for w in wearers])[self.wearer_of]
+        self._passive = np.array([(h.stiffness_nm, h.damping_nm_s) for h in hinges])[:, :, None] * share  # [T, 2, N]
         self._hip = np.zeros((2, self.joints))
         for s, side in enumerate(SIDES):
             self._hip[s, body.joint_names.index(f"hip_flexion{SIDE_SUFFIX[side]}")] = 1.0
@@ -179,7 +180,7 @@ class MjxEngine:
             stiffening = jnp.where(beyond, dt * LIMIT_STIFFNESS_NM, 0.0)
             damping = muscle.damping_nm_s + jnp.where(beyond, LIMIT_DAMPING_NM_S, 0.0) + stiffening
             torque = muscle.moment_nm + limit - stiffening * v + hip.T @ exo
-            passive_moment = limit - passive[:, :1] * q - passive[:, 1:] * v
+            passive_moment = limit - passive[:, 0] * q - passive[:, 1] * v
             exo_power = exo * (hip @ v)
             motion, sensors = dynamics(motion, Joints(torque.T, damping.T))
             new = (
@@ -297,10 +298,16 @@ def _check(impl: str, num_envs: int, mesh: Mesh | None) -> None:
         raise UserError(f"num_envs = {num_envs} cannot be shared by {mesh.size} devices; a multiple of {mesh.size} can")
 
 
-def _skeleton(xml: str, with_actuators: bool) -> mujoco.MjModel:
-    """The skeleton as MJX on JAX can take it: it reads no net contact forces, and needs no actuators here."""
-    if with_actuators:
-        return mujoco.MjModel.from_xml_string(xml)
+def _skeleton(xml: str, impl: str) -> mujoco.MjModel:
+    """The skeleton in the form an implementation takes.
+
+    On JAX it reads no net contact forces, and here it needs no actuators. Warp knows no automatic reset, and so refuses
+    the flag that switches it off.
+    """
+    if impl == "warp":
+        model = mujoco.MjModel.from_xml_string(xml)
+        model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        return model
     spec = mujoco.MjSpec.from_string(xml)
     for element in [s for s in spec.sensors if s.type == mujoco.mjtSensor.mjSENS_CONTACT] + list(spec.actuators):
         spec.delete(element)

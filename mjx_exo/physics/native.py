@@ -189,6 +189,8 @@ class _Job:
         self.data = mujoco.MjData(self.model)
         self.prm = np.stack([np.asarray(p, dtype=np.float64) for p in engine.body.muscle_parameters(wearer)])
         self.scale = engine.body.length_scale(wearer)
+        hinge_joints, hinge_dofs = slice(1, None), slice(ROOT_QVEL, None)
+        self.passive = np.stack([self.model.jnt_stiffness[hinge_joints], self.model.dof_damping[hinge_dofs]], -1)
 
 
 class NativeEngine:
@@ -218,7 +220,6 @@ class NativeEngine:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="physics") if self.threads > 1 else None
         hinges = body.hinges
         self._limits = np.array([h.range_rad for h in hinges])
-        self._passive = np.array([(h.stiffness_nm, h.damping_nm_s) for h in hinges])
         self._exo_joint = np.array([body.joint_names.index(f"hip_flexion_{s[0]}") for s in SIDES])
         self._exo_alpha = 1.0 - math.exp(-2.0 * math.pi * actuator_bandwidth_hz(worn) * config.timestep_s)
         self._leg, self._leg_index = _limb_arrays(body, body.leg)
@@ -265,7 +266,7 @@ class NativeEngine:
                 model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
                 data.xfrc_applied, data.sensordata, model.opt.gravity, steps, self.config.timestep_s, self._exo_alpha,
                 self._leg, self._trunk, self._leg_index, self._trunk_index, job.scale, job.prm, self._limits,
-                self._passive, self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),
+                job.passive, self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),
             )  # fmt: skip
 
         if self._pool is None:
