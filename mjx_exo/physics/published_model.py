@@ -104,8 +104,17 @@ class PublishedModel:
     push_arm_m: np.ndarray  # [3] from its centre of mass to where the skeleton is pushed, published pelvis frame
 
 
-def build_published(body: CompiledBody, timestep_s: float, worn: DeviceProfile | None = None) -> PublishedModel:
-    """Prepares the published model behind `body`; `worn` adds a device's masses where the skeleton carries them."""
+def build_published(
+    body: CompiledBody, timestep_s: float, worn: DeviceProfile | None = None, stiff: bool = True
+) -> PublishedModel:
+    """Prepares the published model behind `body`.
+
+    Args:
+      body: the compiled body, whose joints, signs and sensor places are taken over.
+      timestep_s: physics step.
+      worn: adds a device's masses where the skeleton carries them.
+      stiff: stiffens the constraints; without, they stay as shipped.
+    """
     from myo_sim.build.compose import build_spec
 
     with warnings.catch_warnings():
@@ -114,7 +123,11 @@ def build_published(body: CompiledBody, timestep_s: float, worn: DeviceProfile |
         shipped = spec.compile()
         zero = _zero_posture(shipped)
         skeleton = _skeleton_at_zero(body)
-        _stiffen(spec, shipped, timestep_s)
+        spec.option.timestep = timestep_s
+        # A state that is not finite shall stay so and end the episode, not start again at the origin.
+        spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        if stiff:
+            _stiffen(spec, shipped, timestep_s)
         _put_on_floor(spec, _sole_above_skeleton(shipped, skeleton[0], skeleton[1]))
         _add_sensors(spec, shipped, zero, skeleton, body)
         for segment in _device_points(body, worn):
@@ -155,9 +168,6 @@ def _skeleton_at_zero(body: CompiledBody) -> tuple[mujoco.MjModel, mujoco.MjData
 
 def _stiffen(spec: mujoco.MjSpec, shipped: mujoco.MjModel, timestep_s: float) -> None:
     """Constraints as stiff as the step allows, and mass for the points that slide on them."""
-    spec.option.timestep = timestep_s
-    # A state that is not finite shall stay so and end the episode, not start again at the origin.
-    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     for equality in spec.equalities:
         equality.solref = [2.0 * timestep_s, 1.0]
     dependents = {shipped.joint(int(j)).name for j in shipped.eq_obj1id}

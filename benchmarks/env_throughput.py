@@ -1,0 +1,256 @@
+"""How many seconds of walking are simulated per second: `python -m benchmarks.env_throughput [--json F]`.
+
+Every engine beside the published model stepped by C MuJoCo on the same threads, in turns within one run. The published
+model is as shipped, at its own 2 ms step, in plain C between decisions (no readings, no callback); our engines run as
+in training: 50 decisions per second from inside `jit`, readings and callback included. The load is the same: bursts of
+0.2 s from starts spread over the gait cycle, at walking speed and with walking-like activation, so that one or two feet
+carry load as they do in walking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from benchmarks.common import chosen, describe_hardware, hardware, print_table, speeds, write_json
+from mjx_exo.cache import use_jax_cache
+from mjx_exo.errors import UserError, run_command
+from mjx_exo.musculoskeletal.bodies import BODIES
+from mjx_exo.musculoskeletal.compiled import CompiledBody, compile_body
+from mjx_exo.musculoskeletal.wearer import Wearer
+from mjx_exo.physics.interface import Drive, EngineConfig, PhysicsState
+from mjx_exo.physics.published_model import build_published
+from mjx_exo.walking.commands import GRAVITY_M_S2
+from mjx_exo.walking.start_states import PHASES, build_start_states
+
+ENGINES = ("native", "mjx", "mjx-warp")
+PUBLISHED = "published"
+BURST_S, DECISION_S = 0.2, 0.02
+PUBLISHED_STEP_S = 0.002
+_STRIDE_HZ = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """Where B environments start, and what drives their muscles; the same for every engine."""
+
+    qpos: np.ndarray  # [B, 7 + J]
+    qvel: np.ndarray  # [B, 6 + J]
+    activation: np.ndarray  # [B, M], start and excitation alike
+
+
+def walking_load(body: CompiledBody, batch: int, seed: int = 0) -> Load:
+    """Starts over the gait cycle at 1.25 m/s, muscles at 2 to 20 % as in walking."""
+    rng = np.random.default_rng(seed)
+    starts = build_start_states(body, (Wearer(),), _STRIDE_HZ)
+    phase = np.arange(batch) % PHASES
+    activation = rng.uniform(0.02, 0.2, (batch, len(body.muscle_names)))
+    return Load(starts.qpos[0, phase], starts.qvel[0, phase], activation.astype(np.float32))
+
+
+def published_case(body: CompiledBody, load: Load, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """One burst of all environments in the published model; returns seconds simulated. And the share on their feet."""
+    published = build_published(body, PUBLISHED_STEP_S, stiff=False)
+    c = published.coordinates
+    q, v = c.to_published(load.qpos, load.qvel, *c.dependents(load.qpos[:, 7:], load.qvel[:, 6:]))
+    batch = len(q)
+    pieces = np.array_split(np.arange(batch), min(threads, batch))
+    workers = [(rows, model := copy.copy(published.model), mujoco.MjData(model)) for rows in pieces]
+    floor = published.model.geom("floor").id
+    address = published.model.actuator_actadr[c.actuators]
+    per_decision = round(DECISION_S / PUBLISHED_STEP_S)
+    loaded = np.zeros(batch)
+    pool = ThreadPoolExecutor(threads)
+
+    def run(worker) -> None:
+        rows, model, data = worker
+        for e in rows:
+            data.qpos[:], data.qvel[:] = q[e], v[e]
+            data.qacc_warmstart[:] = 0.0
+            data.act[address] = load.activation[e]
+            data.ctrl[c.actuators] = load.activation[e]
+            for _ in range(round(BURST_S / DECISION_S)):
+                mujoco.mj_step(model, data, per_decision)
+            loaded[e] = bool((data.contact.geom1 == floor).any())
+
+    def burst() -> float:
+        list(pool.map(run, workers))
+        return batch * BURST_S
+
+    return burst, lambda: float(loaded.mean())
+
+
+def engine_case(engine: Any, load: Load) -> tuple[Callable[[], float], Callable[[], float]]:
+    """The same for an engine of ours, as training uses it: decisions in a scan inside `jit`."""
+    batch = len(load.qpos)
+    steps = round(DECISION_S / engine.config.timestep_s)
+    shapes, _ = engine.shapes()
+    zeros: PhysicsState = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    start = zeros._replace(
+        qpos=jnp.asarray(load.qpos), qvel=jnp.asarray(load.qvel), activation=jnp.asarray(load.activation)
+    )
+    gravity = jnp.tile(jnp.array([0.0, 0.0, -GRAVITY_M_S2], jnp.float32), (batch, 1))
+    drive = Drive(start.activation, jnp.zeros((batch, 2)), jnp.zeros((batch, 3)), gravity)
+
+    @jax.jit
+    def burst(state: PhysicsState):
+        def decision(state: PhysicsState, _: None):
+            state, readings = engine.step(state, drive, steps)
+            return state, readings.foot_force_n[:, :, 2].sum(-1)
+
+        return jax.lax.scan(decision, state, length=round(BURST_S / DECISION_S))
+
+    last: list[Any] = []
+
+    def run() -> float:
+        last[:] = [jax.block_until_ready(burst(start))]
+        return batch * BURST_S
+
+    return run, lambda: float((np.asarray(last[0][1])[-1] > 1.0).mean())
+
+
+def build_engine(name: str, body: CompiledBody, batch: int, timestep_s: float, threads: int) -> Any:
+    """An engine of ours by its name here."""
+    config = EngineConfig(timestep_s=timestep_s, threads=threads)
+    if name == "native":
+        from mjx_exo.physics.native import NativeEngine
+
+        return NativeEngine(body, batch, config=config)
+    from mjx_exo.physics.mjx import MjxEngine
+
+    return MjxEngine(body, batch, config=config, impl="warp" if name == "mjx-warp" else "jax")
+
+
+def measure(
+    body_name: str, batch: int, engines: tuple[str, ...], steps_s: tuple[float, ...], threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Rows of one body and batch: the published model first, then every engine at every physics step."""
+    body = compile_body(body_name)
+    load = walking_load(body, batch)
+    cases, on_feet = {}, {}
+    cases[PUBLISHED, PUBLISHED_STEP_S], on_feet[PUBLISHED, PUBLISHED_STEP_S] = published_case(body, load, threads)
+    for name in engines:
+        for step_s in steps_s:
+            try:
+                engine = build_engine(name, body, batch, step_s, threads)
+            except UserError as error:
+                print(f"{name} left out: {error}")
+                break
+            cases[name, step_s], on_feet[name, step_s] = engine_case(engine, load)
+    measured = speeds(cases, rounds)
+    reference = measured[PUBLISHED, PUBLISHED_STEP_S]
+    return [
+        {
+            "engine": name,
+            "body": body_name,
+            "muscles": len(body.muscle_names),
+            "batch": batch,
+            "threads": threads,
+            "physics_step_s": step_s,
+            "sim_seconds_per_second": float(np.median(speed.per_second)),
+            "physics_steps_per_second": float(np.median(speed.per_second) / step_s),
+            "ratio_to_published": float(np.median(speed.per_second / reference.per_second)),
+            "ratio_range": [
+                float((speed.per_second / reference.per_second).min()),
+                float((speed.per_second / reference.per_second).max()),
+            ],
+            "ratio_in_processor_time": float(np.median(speed.per_cpu_second / reference.per_cpu_second)),
+            "share_on_feet": on_feet[name, step_s](),
+            "rounds": rounds,
+        }
+        for (name, step_s), speed in measured.items()
+    ]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Simulated seconds per second over the batch, one line per engine, body and step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    lines: dict[tuple, list] = {}
+    for row in rows:
+        lines.setdefault((row["engine"], row["muscles"], row["physics_step_s"]), []).append(row)
+    for (engine, muscles, step_s), points in lines.items():
+        label = f"{engine}, {muscles} muscles, {1e3 * step_s:g} ms"
+        style = "k--" if engine == PUBLISHED else "-"
+        x, y = [p["batch"] for p in points], [p["sim_seconds_per_second"] for p in points]
+        axes.loglog(x, y, style, marker="o", label=label)
+    axes.set(xlabel="environments", ylabel="simulated seconds per second")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.env_throughput", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    accelerated = jax.default_backend() != "cpu"
+    parser.add_argument("--engines", default="native,mjx" if accelerated else "native", help=f"of {', '.join(ENGINES)}")
+    parser.add_argument("--bodies", default=",".join(BODIES), help=f"of {', '.join(BODIES)}")
+    parser.add_argument("--batch", default="256", help="environments, comma-separated (256)")
+    parser.add_argument("--step-ms", default="5", help="physics steps of our engines in ms, comma-separated (5)")
+    parser.add_argument("--threads", type=int, default=0, help="worker threads of native and published (0: all cores)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns; the median counts (7)")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw speed over the batch")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    engines = chosen(arguments.engines, ENGINES, "engine")
+    bodies = chosen(arguments.bodies, tuple(BODIES), "body")
+    batches, steps_ms = _numbers(arguments.batch, "--batch"), _numbers(arguments.step_ms, "--step-ms")
+    if arguments.rounds < 1:
+        raise UserError(f"--rounds {arguments.rounds} is not allowed; at least 1")
+    threads = arguments.threads or len(os.sched_getaffinity(0))
+    use_jax_cache()
+    found = hardware()
+    print(describe_hardware(found))
+    rows: list[dict[str, Any]] = []
+    for body in bodies:
+        for batch in batches:
+            steps_s = tuple(1e-3 * ms for ms in steps_ms)
+            rows += measure(body, int(batch), engines, steps_s, threads, arguments.rounds)
+            print(f"{body}, {batch:g} environments: done", flush=True)
+    columns = ("engine", "body", "batch", "threads", "step ms", "sim s/s", "ratio", "by CPU", "on feet")
+    print_table(
+        "Seconds simulated per second; ratio to the published model in C MuJoCo, same threads, in turns", columns,
+        [
+            (r["engine"], r["body"], r["batch"], r["threads"], 1e3 * r["physics_step_s"], r["sim_seconds_per_second"],
+             r["ratio_to_published"], r["ratio_in_processor_time"], f"{r['share_on_feet']:.0%}")
+            for r in rows
+        ],
+    )  # fmt: skip
+    write_json(arguments.json, [row | {"hardware": found} for row in rows])
+    if arguments.figure:
+        draw(rows, arguments.figure)
+    return 0
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) <= 0:
+        raise UserError(f"{option} {text!r} is not a comma-separated list of positive numbers")
+    return values
+
+
+if __name__ == "__main__":
+    run_command(main)
