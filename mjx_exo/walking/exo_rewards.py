@@ -14,9 +14,9 @@ TERMS = ("effort", "joint_power", "agreement", "smoothness", "alive")
 
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
-_AGREEMENT = 0.3  # per W/kg of device power, negative power counting three times
+_AGREEMENT = 1.0  # per W/kg of device power, negative power counting three times
 _SMOOTHNESS = -2.0  # per squared change of the requested torque, in torque limits
-_ALIVE = 0.3
+_ALIVE = 1.5  # more than everything else costs, or falling early would pay
 
 
 def reward_terms(before: Any, after: Any, limits: Any, body_mass_kg: Array) -> dict[str, Array]:
