@@ -9,101 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 from jax import Array
 
-from mjx_exo.device import DeviceProfile, limit_torque
-from mjx_exo.musculoskeletal.synergy import synergy_basis
-from mjx_exo.physics.interface import Drive, Engine, PhysicsState, Readings
+from mjx_exo.device import DeviceProfile
+from mjx_exo.physics.interface import Drive, Engine, Readings
 from mjx_exo.walking import exo_rewards, observations
-from mjx_exo.walking.commands import GRAVITY_M_S2, Command, advance_command, draw_command, gravity
+from mjx_exo.walking.actions import HumanActions
+from mjx_exo.walking.commands import Command, advance_command, draw_command, gravity
 from mjx_exo.walking.config import WalkingConfig
-from mjx_exo.walking.features import (
-    AXIAL,
-    LATERAL,
-    PAIR,
-    PAIR_POLAR,
-    POLAR,
-    SCALAR,
-    Feature,
-    Kinematics,
-    kinematics,
-    sagittal_gyro,
-)
+from mjx_exo.walking.device_side import DeviceSide
+from mjx_exo.walking.features import Feature, Kinematics, kinematics
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states
+from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
+from mjx_exo.walking.walkers import Walkers
 
 SPEED_FILTER_S = 0.5  # an instantaneous speed reward settles 5 % slow; one filtered over half a second, 2 %
 _CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency of the gait clock at a speed; it grows with its square root
-_ACTION_CLIP = 4.0
 
-
-@dataclasses.dataclass(frozen=True)
-class Actor:
-    """One actor's sizes and which of its inputs are scaled by hand."""
-
-    name: str
-    observation_size: int
-    privileged_size: int
-    action_size: int
-    observation_fixed: tuple[bool, ...]
-    privileged_fixed: tuple[bool, ...]
-
-
-Controller = Callable[[Any, "EnvState"], tuple[Array, Any]]
-
-
-class Exo(NamedTuple):
-    """The device's controller side: what was asked last and what is still on its way."""
-
-    requested_nm: Array  # [N, 2], after the limiter, before delay and actuator lag
-    delayed_nm: Array  # [N, D, 2], oldest first
-
-
-class Decision(NamedTuple):
-    """What drives one control step."""
-
-    excitation: Array  # [N, M]
-    action: Array  # [N, A], right before left
-    bend: Array  # [N], relative speed of the gait clock
-    command: Command
-    key: Array
-    reset_key: Array
-
-
-class Curriculum(NamedTuple):
-    """What hardens with training; scalars."""
-
-    strictness: Array  # 0…1
-    widen: Array  # 0…1, how much of the command ranges is open
-
-
-@struct.dataclass
-class EnvState:
-    """Everything needed to go on exactly."""
-
-    physics: PhysicsState
-    sensors: Array
-    readings: Readings
-    command: Command
-    exo: Exo
-    curriculum: Curriculum
-    phase: Array  # [N] gait clock of the right leg, 0…1
-    speed_filtered_m_s: Array
-    previous_action: Array
-    time_s: Array
-    key: Array
-    observation: dict[str, Array]
-    privileged: dict[str, Array]
-    reward: dict[str, Array]
-    terminated: Array
-    truncated: Array
-    metrics: dict[str, Array]
+Controller = Callable[[Any, EnvState], tuple[Array, Any]]
+"""(carry, state at a tick of the device) → (desired torque [N, 2] in Nm, carry)."""
 
 
 def clock_frequency_hz(speed_m_s: Array) -> Array:
@@ -118,41 +47,18 @@ class WalkingEnv:
         self.config, self.engine, self.profile = config, engine, profile
         self.num_envs = engine.num_envs
         self.control_dt = config.control_dt_s
-        self.active = config.device_mode == "active"
-        body = engine.body
-        self.basis = synergy_basis(config.synergies, body)
-        names, groups = body.muscle_names, 2 * body.muscle_groups
-        self.muscle_groups = groups + ("other",) * (len(names) - len(groups))
-        self.trunk_muscles = 0 if body.trunk is None else len(body.trunk.paths.muscles)
-        self.human_action_size = 2 * self.basis.size + 2 * self.trunk_muscles + (config.clock_freedom > 0)
-        self._weights = jnp.asarray(self.basis.weights.T, jnp.float32)  # [S, M]
-        self._legs = body.leg_joint_index()
-        muscles = body.muscle_parameters()
-        volume = muscles.peak_force_n * muscles.optimal_length_m
-        self._muscle_share = jnp.asarray(volume / volume.mean(), jnp.float32)
-        self._trunk = np.array([i for i in range(len(body.joint_names)) if i not in set(self._legs.ravel())], dtype=int)
-        names = body.leg.paths.joints
-        self._hip, self._hip_rotation = names.index("hip_flexion"), names.index("hip_rotation")
-        starts = build_start_states(body, engine.wearers, float(clock_frequency_hz(jnp.float32(REFERENCE_SPEED_M_S))))
+        frequency_hz = float(clock_frequency_hz(jnp.float32(REFERENCE_SPEED_M_S)))
+        starts = build_start_states(engine.body, engine.wearers, frequency_hz)
         self._starts = jax.tree.map(jnp.asarray, dataclasses.asdict(starts))
-        self._wearer_of = jnp.asarray(engine.wearer_of)
-        masses = np.array([w.mass_kg or body.mass_kg for w in engine.wearers])
-        self.body_mass_kg = jnp.asarray(masses[np.asarray(engine.wearer_of)], jnp.float32)
-        heights = np.array([body.length_scale(w) for w in engine.wearers])
-        strength = np.array([w.strength for w in engine.wearers])
-        wearer = np.stack([heights - 1.0, masses / body.mass_kg - 1.0, strength - 1.0], -1) * 5.0
-        self._wearer = jnp.asarray(wearer[np.asarray(engine.wearer_of)], jnp.float32)
-        self._standing = jnp.asarray(starts.standing_height_m)[self._wearer_of]
-        worn = 0.0 if profile is None else profile.mass.total_kg
-        self._body_weight = (self.body_mass_kg + worn) * GRAVITY_M_S2
-        self.ticks = 1
-        self._delay = 1
+        self.walkers = Walkers(engine, starts.standing_height_m, profile)
+        self.body_mass_kg, self.muscle_groups = self.walkers.body_mass_kg, self.walkers.muscle_groups
+        self.human_actions = HumanActions(config, engine, self.walkers.trunk_muscles)
+        self.human_action_size = self.human_actions.size
+        self.active = config.device_mode == "active"
+        self.ticks, self.tick_s, self._delay = 1, config.control_dt_s, 1
         if self.active:
-            self.ticks = max(1, round(config.control_dt_s * profile.link.rate_hz))
-            self._limits = jax.tree.map(lambda x: jnp.asarray(x), profile.limits(self.body_mass_kg))
-            self._limits = self._limits._replace(limit_nm=self._limits.limit_nm[:, None])
-            self._delay = max(1, round(profile.actuator.delay_s * profile.link.rate_hz))
-        self.tick_s = config.control_dt_s / self.ticks
+            device = self.device_side = DeviceSide(profile, self.body_mass_kg, config.control_dt_s)
+            self.ticks, self.tick_s, self._delay = device.ticks, device.tick_s, device.delay_ticks
         steps = self.tick_s / config.physics_step_s
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(f"physics step {config.physics_step_s} s does not divide the tick of {self.tick_s} s")
@@ -209,21 +115,19 @@ class WalkingEnv:
     def decide(self, state: EnvState, human: Array) -> Decision:
         """What one control step will be driven by, from the human actor's action [N, A]."""
         key, command_key, reset_key = jax.random.split(state.key, 3)
-        action = self.ordered_action(jnp.clip(human, -_ACTION_CLIP, _ACTION_CLIP), self._swap_by_clock(state))
+        action = self.human_actions.ordered(human, self._swap_by_clock(state))
         hardness = state.curriculum
         command = advance_command(
             command_key, state.command, self.config.command, self.control_dt, hardness.widen, hardness.strictness
         )
-        return Decision(self.excitation(action), action, self.clock_bend(action), command, key, reset_key)
+        excitation, bend = self.human_actions.excitation(action), self.human_actions.clock_bend(action)
+        return Decision(excitation, action, bend, command, key, reset_key)
 
     def tick(self, state: EnvState, excitation: Array, wanted_nm: Array) -> EnvState:
         """Physics for one period of the device's controller: limiter, transport delay, actuator lag."""
         exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
-            velocity = self.hip_velocity(state)
-            requested = limit_torque(self._limits, wanted_nm, exo.requested_nm, velocity, self.tick_s)
-            command_nm = exo.delayed_nm[:, 0]
-            exo = Exo(requested, jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1))
+            exo, command_nm = self.device_side.pass_on(exo, wanted_nm, self.hip_velocity(state))
         drive = Drive(excitation, command_nm, state.command.push_n, gravity(state.command.slope_rad))
         physics, readings = self.engine.step(state.physics, drive, self._steps)
         return state.replace(physics=physics, readings=readings, sensors=readings.sensors, exo=exo)
@@ -253,42 +157,22 @@ class WalkingEnv:
 
     # ---------------------------------------------------------------- actions
 
-    def ordered_action(self, human: Array, swap: Array) -> Array:
-        """The human action [N, A] with legs (and trunk muscles) right before left, whichever leg leads."""
-        n, s, t = human.shape[0], self.basis.size, self.trunk_muscles
-        pairs = [human[:, : 2 * s].reshape(n, 2, s), human[:, 2 * s : 2 * (s + t)].reshape(n, 2, t)]
-        ordered = [jnp.where(swap[:, None, None], pair[:, ::-1], pair).reshape(n, -1) for pair in pairs]
-        return jnp.concatenate([*ordered, human[:, 2 * (s + t) :]], -1)
-
-    def excitation(self, action: Array) -> Array:
-        """Muscle excitations [N, M], 0…1, of an action in right–left order [N, A]."""
-        n, s, t = action.shape[0], self.basis.size, self.trunk_muscles
-        legs = action[:, : 2 * s].reshape(n, 2, s) @ self._weights
-        wanted = jnp.concatenate([legs.reshape(n, -1), action[:, 2 * s : 2 * (s + t)]], -1)
-        return jnp.clip(self.config.excitation_rest + self.config.excitation_gain * wanted, 0.0, 1.0)
-
-    def clock_bend(self, action: Array) -> Array:
-        """Relative speed [N] of the gait clock that an action [N, A] asks for."""
-        if self.config.clock_freedom == 0:
-            return jnp.ones(action.shape[0])
-        return 1.0 + self.config.clock_freedom * jnp.tanh(action[:, -1])
-
     def hip_velocity(self, state: EnvState) -> Array:
         """Hip flexion velocity [N, 2] in rad/s, right and left."""
-        return state.physics.qvel[:, 6:][:, self._legs[:, self._hip]]
+        return state.physics.qvel[:, 6:][:, self.walkers.legs[:, self.walkers.hip]]
 
     def _swap_by_clock(self, state: EnvState) -> Array:
         return state.phase >= 0.5
 
     def _swap_by_thighs(self, state: EnvState) -> Array:
         """The device has no clock: the thigh that is further forward leads."""
-        hip = state.physics.qpos[:, 7:][:, self._legs[:, self._hip]]
+        hip = state.physics.qpos[:, 7:][:, self.walkers.legs[:, self.walkers.hip]]
         return hip[:, 1] > hip[:, 0]
 
     def torque_from_action(self, state: EnvState, action: Array) -> Array:
         """Desired torque [N, 2] in Nm, right and left, from an exoskeleton action [N, 2]."""
         ordered = jnp.where(self._swap_by_thighs(state)[:, None], action[:, ::-1], action)
-        return jnp.tanh(0.5 * ordered) * self._limits.limit_nm
+        return self.device_side.torque(ordered)
 
     # ---------------------------------------------------------------- after the physics
 
@@ -331,21 +215,21 @@ class WalkingEnv:
         return self.observed(after)
 
     def _reward(self, before: EnvState, after: EnvState, k: Kinematics) -> tuple[dict[str, Array], dict[str, Array]]:
-        leg_angles = k.joint_rad[:, self._legs]
+        leg_angles = k.joint_rad[:, self.walkers.legs]
         strictness = after.curriculum.strictness
         terms = reward_terms(
             RewardInputs(
                 kinematics=k,
                 readings=after.readings,
                 activation=after.physics.activation,
-                muscle_share=self._muscle_share,
+                muscle_share=self.walkers.muscle_share,
                 action=after.previous_action,
                 previous_action=before.previous_action,
-                body_weight_n=self._body_weight,
+                body_weight_n=self.walkers.body_weight_n,
                 speed_filtered_m_s=after.speed_filtered_m_s,
                 speed_command_m_s=after.command.speed_m_s,
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
-                hip_rotation_rad=leg_angles[:, :, self._hip_rotation],
+                hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
                 impact_free_bw=jnp.float32(1.2),
             )
         )
@@ -354,7 +238,7 @@ class WalkingEnv:
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["activation_squared"] = (after.physics.activation**2).mean(axis=-1)
         if self.active:
-            exo_parts = exo_rewards.reward_terms(before, after, self._limits, self.body_mass_kg)
+            exo_parts = exo_rewards.reward_terms(before, after, self.device_side.limits, self.body_mass_kg)
             reward["exo"] = sum(exo_parts.values())
             metrics |= {f"exo/{name}": value for name, value in exo_parts.items()}
             metrics["exo_torque_nm_kg"] = jnp.abs(after.physics.exo_torque_nm).mean(-1) / self.body_mass_kg
@@ -362,7 +246,7 @@ class WalkingEnv:
 
     def _fallen(self, state: EnvState, k: Kinematics) -> Array:
         """1 where the walker fell, turned away, ran off its line or walked backwards."""
-        low = k.position_m[:, 2] < 0.78 * self._standing
+        low = k.position_m[:, 2] < 0.78 * self.walkers.standing_m
         tilted = k.up[:, 2] < 0.7
         turned = jnp.abs(k.yaw_rad) > 0.8
         aside = jnp.abs(k.position_m[:, 1]) > 1.5
@@ -379,16 +263,16 @@ class WalkingEnv:
         command = draw_command(command_key, self.config.command, n, curriculum.widen)
         index = jax.random.randint(phase_key, (n,), 0, PHASES)
         scale = command.speed_m_s / REFERENCE_SPEED_M_S * jax.random.uniform(speed_key, (n,), minval=0.85, maxval=1.1)
-        qpos = self._starts["qpos"][self._wearer_of, index]
+        qpos = self._starts["qpos"][self.walkers.wearer_of, index]
         noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
         qpos = jnp.concatenate([qpos[:, :7], qpos[:, 7:] + noise], -1)
-        qvel = self._starts["qvel"][self._wearer_of, index] * scale[:, None]
+        qvel = self._starts["qvel"][self.walkers.wearer_of, index] * scale[:, None]
         state_shape, reading_shape = self.engine.shapes()
         physics = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state_shape)
         activation = 0.05 + 0.05 * jax.random.uniform(act_key, physics.activation.shape)
         physics = physics._replace(qpos=qpos, qvel=qvel, activation=activation)
         readings = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), reading_shape)
-        sensors = self._starts["sensors"][self._wearer_of, index]
+        sensors = self._starts["sensors"][self.walkers.wearer_of, index]
         zeros = jnp.zeros(n)
         return EnvState(
             physics=physics,
@@ -423,47 +307,13 @@ class WalkingEnv:
     # ---------------------------------------------------------------- observing
 
     def kinematics_of(self, state: EnvState) -> Kinematics:
+        """Where every walker's parts are and how they move."""
         return kinematics(state.physics, state.sensors, gravity(state.command.slope_rad))
 
     def features(self, state: EnvState) -> dict[str, Feature]:
         """Everything an observation table may name."""
-        k = self.kinematics_of(state)
-        n = self.num_envs
-        legs = k.joint_rad[:, self._legs]
-        leg_velocities = k.joint_velocity_rad_s[:, self._legs]
-        leg_count = 2 * self.basis.weights.shape[0]
-        half_phase = 4.0 * jnp.pi * state.phase
-        ground = jnp.array([1.0, 1.0, 0.0])
-
-        def relative(place: Array) -> Array:
-            return place - ground * k.position_m[:, None, :]
-
-        activation = state.physics.activation
-        return {
-            "pelvis_height": Feature((k.position_m[:, 2:3] / self._standing[:, None] - 1.0) * 10.0, SCALAR),
-            "up": Feature(k.up, POLAR),
-            "velocity": Feature(k.velocity_m_s, POLAR),
-            "angular_velocity": Feature(k.angular_velocity_rad_s, AXIAL),
-            "leg_angles": Feature(legs, PAIR),
-            "leg_velocities": Feature(leg_velocities, PAIR),
-            "trunk_angles": Feature(k.joint_rad[:, self._trunk], LATERAL),
-            "trunk_velocities": Feature(k.joint_velocity_rad_s[:, self._trunk], LATERAL),
-            "foot_load": Feature(state.readings.foot_force_n[:, :, 2] / self._body_weight[:, None], PAIR),
-            "heel_position": Feature(relative(k.heel_m), PAIR_POLAR),
-            "toe_position": Feature(relative(k.toe_m), PAIR_POLAR),
-            "thigh_gyro": Feature(sagittal_gyro(k.thigh_gyro_rad_s), PAIR),
-            "yaw": Feature(k.yaw_rad[:, None], LATERAL),
-            "lateral_offset": Feature(k.position_m[:, 1:2], LATERAL),
-            "activation": Feature(activation[:, :leg_count].reshape(n, 2, -1), PAIR),
-            "clock": Feature(jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
-            "speed_command": Feature(state.command.speed_m_s[:, None], SCALAR),
-            "speed_error": Feature((state.speed_filtered_m_s - state.command.speed_m_s)[:, None] * 2.0, SCALAR),
-            "slope": Feature(state.command.slope_rad[:, None] * 5.0, SCALAR),
-            "exo_torque": Feature(state.physics.exo_torque_nm / self.body_mass_kg[:, None] * 5.0, PAIR),
-            "wearer": Feature(self._wearer, SCALAR),
-            "push": Feature(state.command.push_n / 50.0, POLAR),
-            "time_left": Feature((self.config.episode_s - state.time_s)[:, None] / 10.0, SCALAR),
-        }
+        time_left_s = self.config.episode_s - state.time_s
+        return observations.walker_features(state, self.kinematics_of(state), self.walkers, time_left_s)
 
     def _example_features(self) -> dict[str, Array]:
         key = jax.random.PRNGKey(0)

@@ -14,7 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mjx_exo.walking.features import Feature, mirrored
+from mjx_exo.walking.features import (
+    AXIAL,
+    LATERAL,
+    PAIR,
+    PAIR_POLAR,
+    POLAR,
+    SCALAR,
+    Feature,
+    Kinematics,
+    mirrored,
+    sagittal_gyro,
+)
+from mjx_exo.walking.state import EnvState
+from mjx_exo.walking.walkers import Walkers
 
 
 class Entry(NamedTuple):
@@ -88,3 +101,41 @@ class ObservationTable:
     def describe(self) -> list[tuple[str, int, bool]]:
         """(name, size, scaled by hand) per entry."""
         return [(e.feature, self.sizes[e.feature], e.fixed) for e in self.entries]
+
+
+def walker_features(state: EnvState, k: Kinematics, walkers: Walkers, time_left_s: Array) -> dict[str, Feature]:
+    """Everything a table may name, of N walkers; `time_left_s` [N] until the episode's time limit."""
+    legs = k.joint_rad[:, walkers.legs]
+    leg_velocities = k.joint_velocity_rad_s[:, walkers.legs]
+    half_phase = 4.0 * jnp.pi * state.phase
+    ground = jnp.array([1.0, 1.0, 0.0])
+
+    def relative(place: Array) -> Array:
+        return place - ground * k.position_m[:, None, :]
+
+    activation = state.physics.activation
+    return {
+        "pelvis_height": Feature((k.position_m[:, 2:3] / walkers.standing_m[:, None] - 1.0) * 10.0, SCALAR),
+        "up": Feature(k.up, POLAR),
+        "velocity": Feature(k.velocity_m_s, POLAR),
+        "angular_velocity": Feature(k.angular_velocity_rad_s, AXIAL),
+        "leg_angles": Feature(legs, PAIR),
+        "leg_velocities": Feature(leg_velocities, PAIR),
+        "trunk_angles": Feature(k.joint_rad[:, walkers.trunk], LATERAL),
+        "trunk_velocities": Feature(k.joint_velocity_rad_s[:, walkers.trunk], LATERAL),
+        "foot_load": Feature(state.readings.foot_force_n[:, :, 2] / walkers.body_weight_n[:, None], PAIR),
+        "heel_position": Feature(relative(k.heel_m), PAIR_POLAR),
+        "toe_position": Feature(relative(k.toe_m), PAIR_POLAR),
+        "thigh_gyro": Feature(sagittal_gyro(k.thigh_gyro_rad_s), PAIR),
+        "yaw": Feature(k.yaw_rad[:, None], LATERAL),
+        "lateral_offset": Feature(k.position_m[:, 1:2], LATERAL),
+        "activation": Feature(activation[:, : walkers.leg_muscles].reshape(len(activation), 2, -1), PAIR),
+        "clock": Feature(jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
+        "speed_command": Feature(state.command.speed_m_s[:, None], SCALAR),
+        "speed_error": Feature((state.speed_filtered_m_s - state.command.speed_m_s)[:, None] * 2.0, SCALAR),
+        "slope": Feature(state.command.slope_rad[:, None] * 5.0, SCALAR),
+        "exo_torque": Feature(state.physics.exo_torque_nm / walkers.body_mass_kg[:, None] * 5.0, PAIR),
+        "wearer": Feature(walkers.wearer, SCALAR),
+        "push": Feature(state.command.push_n / 50.0, POLAR),
+        "time_left": Feature(time_left_s[:, None] / 10.0, SCALAR),
+    }

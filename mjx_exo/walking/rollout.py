@@ -48,7 +48,7 @@ def observe(env: WalkingEnv, state: EnvState) -> dict[str, Array]:
         "qpos": state.physics.qpos,
         "qvel": state.physics.qvel,
         "activation": state.physics.activation,
-        "excitation": env.excitation(state.previous_action),
+        "excitation": env.human_actions.excitation(state.previous_action),
         "exo_torque_nm": state.physics.exo_torque_nm,
         "exo_request_nm": state.exo.requested_nm,
         "thigh_gyro": sagittal_gyro(k.thigh_gyro_rad_s),
