@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--step-ms", type=float, default=1e3 * STEP_S, help="physics step in ms (1)")
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
     p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
-    p.add_argument("--wearers", type=int, default=0, help="drive or walk this many wearers nobody trained on (0: own)")
+    p.add_argument("--wearers", type=int, default=0, help="people to walk with, none trained on (0: the trained ones)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--no-animations", action="store_true", help="leave the animations out")
     return p

@@ -1,0 +1,105 @@
+"""What a reviewer would ask of a study's arms before looking at its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mjx_exo.errors import UserError
+from mjx_exo.gait import charts
+from mjx_exo.gait.files import write_bytes, write_text
+from mjx_exo.gait.statistics import step_is_fine
+from mjx_exo.study.arms import MAIN_ARMS, check_same_human
+from mjx_exo.study.compare import ENDPOINTS, gather
+from mjx_exo.study.summary import PLATEAU_MEASURES
+from mjx_exo.study.walk import WalkSettings, check_held_out, walk_arm
+from mjx_exo.teacher import find_policy, load_teacher
+
+LOG_ROWS = 250  # kept of a training's log beside a small policy
+
+
+def check_arms(root: Path, seeds: Sequence[int], arms: Sequence[str], settings: WalkSettings) -> list[str]:
+    """Raises `UserError` where stored arms cannot be compared; returns remarks for the report."""
+    walkers, remarks = [], []
+    for seed in seeds:
+        teachers = {arm: load_teacher(root / f"seed{seed}" / arm) for arm in arms}
+        check_same_human({arm: [teacher.config] for arm, teacher in teachers.items()})
+        check_held_out(teachers["none"].config.walking, settings)
+        origins = {arm: teacher.policy.description["settings"].get("study", {}) for arm, teacher in teachers.items()}
+        for name in ("walker", "human_learning"):
+            if len({origin.get(name) for origin in origins.values()}) > 1:
+                raise UserError(f"{root / f'seed{seed}'}: {name} differs between arms; train them in one study")
+        walkers.append(origins["none"].get("walker"))
+    if len(seeds) < 5:
+        remarks.append(f"{len(seeds)} seed(s): a claim needs at least 5, independent from the first training on.")
+    if settings.wearers < 20:
+        remarks.append(f"{settings.wearers} wearers: a claim needs at least 20.")
+    if len(set(walkers)) < len(walkers):
+        remarks.append("Some seeds start from the same walker, so they are not independent from the first training on.")
+    return remarks
+
+
+def read_logs(root: Path, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """The training logs of the arms that have one, by `seedS/ARM`."""
+    logs = {}
+    for seed in seeds:
+        for arm in arms:
+            path = root / f"seed{seed}" / arm / "log.jsonl"
+            if path.is_file():
+                logs[f"seed{seed}/{arm}"] = charts.read_log(path)
+    return logs
+
+
+def step_check(
+    root: Path, seed: int, settings: WalkSettings, walk: Callable[..., Any] = walk_arm
+) -> dict[str, Any] | None:
+    """Whether half the physics step changes anything, in the middle cell; None where somebody does not walk there."""
+    cell = min(settings.cells, key=lambda c: abs(c[0] - 1.2) + abs(c[1]))
+    values = {}
+    for name, step_s in (("whole", settings.step_s), ("half", 0.5 * settings.step_s)):
+        one = dataclasses.replace(settings, cells=(cell,), step_s=step_s)
+        rows = [row for arm in MAIN_ARMS for row in walk(root / f"seed{seed}" / arm, seed, arm, one).rows]
+        grid = gather(rows, [seed], MAIN_ARMS, [cell], settings.wearers)
+        values[name] = {
+            question: np.array([grid.value(measure, arm)[0, 0] for arm in MAIN_ARMS])
+            for question, measure in ENDPOINTS.items()
+        }
+    if not all(np.isfinite(v).all() for part in values.values() for v in part.values()):
+        return None
+    verdicts = {q: step_is_fine(values["whole"][q], values["half"][q]) for q in ENDPOINTS}
+    change = {q: (100.0 * (values["half"][q] / values["whole"][q] - 1.0)).tolist() for q in ENDPOINTS}
+    return {
+        "cell": cell,
+        "step_s": settings.step_s,
+        "fine": all(verdicts.values()),
+        "by_measure": verdicts,
+        "change_percent_none_worn_assisted": change,
+    }
+
+
+def export_arms(root: Path, target: Path, seeds: Sequence[int], arms: Sequence[str]) -> None:
+    """Copies what an evaluation needs, and nothing else, to target/seedS/ARM: policy, its description, a thin log."""
+    for seed in seeds:
+        for arm in arms:
+            source, folder = root / f"seed{seed}" / arm, target / f"seed{seed}" / arm
+            policy = find_policy(source)
+            for name in ("policy.npz", "policy.json"):
+                write_bytes(folder / name, (policy / name).read_bytes())
+            if (source / "log.jsonl").is_file():
+                rows = thinned(charts.read_log(source / "log.jsonl"))
+                write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def thinned(log: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """At most `LOG_ROWS` rows, means of equally many updates, of the curves that a plateau is judged by."""
+    names = [name for name in PLATEAU_MEASURES if all(row.get(name) is not None for row in log)]
+    blocks = np.array_split(np.arange(len(log)), min(LOG_ROWS, len(log)))
+    return [
+        {"env_steps": log[block[-1]]["env_steps"]} | {n: float(np.mean([log[i][n] for i in block])) for n in names}
+        for block in blocks
+    ]

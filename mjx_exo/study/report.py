@@ -1,0 +1,306 @@
+"""The report of a study: one HTML file with its figures, tidy CSV beside it, and summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from mjx_exo.gait import charts
+from mjx_exo.gait.figures import STYLE, png
+from mjx_exo.gait.files import write_json
+from mjx_exo.gait.metrics import Condition
+from mjx_exo.gait.norms import PERCENT
+from mjx_exo.gait.report import Image, Section, TextTable, said, write_page
+from mjx_exo.gait.table import write_rows
+from mjx_exo.study.compare import ENDPOINTS, MEASURES, Grid, compare
+
+QUESTIONS = {
+    "activation": "mean activation",
+    "hip_activation": "hip muscles",
+    "positive_power": "positive joint power",
+    "metabolic": "metabolic rate (Umberger)",
+    "metabolic_bhargava": "metabolic rate (Bhargava)",
+    "activation_volume_weighted": "activation, by volume",
+    "positive_power_with_device": "positive power, device included",
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MOMENT_SHOWN = 0.2  # share of the hip moment that is drawn beside the device's torque
+
+Profiles = Mapping[tuple[int, str, int], Any]
+
+
+def write_report(
+    folder: Path, grid: Grid, profiles: Profiles, rows: Sequence[Mapping[str, Any]], summary: dict[str, Any]
+) -> Path:
+    """Writes report.html with its figures, cells.csv, reductions.csv, trials.csv, torque.csv and summary.json."""
+    write_json(folder / "summary.json", summary)
+    write_cells(folder / "cells.csv", summary["cells"])
+    write_reductions(folder / "reductions.csv", grid)
+    write_trials(folder / "trials.csv", rows)
+    write_torque(folder / "torque.csv", grid, profiles)
+    maps = [
+        Image(
+            f"map_{name}", png(charts.grid_map(_conditions(grid, name), name, f"{QUESTIONS[name]}, reduction in %", 1))
+        )
+        for name in ENDPOINTS
+    ]
+    sections = [
+        Section("Reductions", _primary_lines(summary), [reduction_table(summary)], [Image("bars", png(bars(summary)))]),
+        Section("Over speed and slope", _excluded_lines(summary), [cell_table(summary)], maps),
+        Section("Torque over the gait cycle", _timing_lines(summary), (), [
+            Image("torque", png(torque_figure(grid, profiles)),
+                  f"Means over seeds and wearers; grey: the biological hip moment × {MOMENT_SHOWN:g}."),
+        ]),
+        Section("Reference controllers", _reference_lines(summary), [reference_table(summary)]),
+        Section("Checks", _check_lines(summary)),
+        Section("Definitions", [f"{name}: {text}." for name, text in summary["definitions"].items()]),
+    ]  # fmt: skip
+    return write_page(folder, "Walking with learned assistance and without", _lead(summary), sections)
+
+
+def _lead(summary: dict[str, Any]) -> list[str]:
+    s = summary.get("settings", {})
+    return [
+        f"{len(summary['seeds'])} seed(s), {s.get('wearers', '?')} wearers nobody trained on, trials of "
+        f"{s.get('seconds', '?')} s, physics step {s.get('step_ms', '?')} ms. The human's reward, curriculum, number "
+        "of updates and step size are the same in every arm; arms are compared at the speed they achieve.",
+    ]
+
+
+def _pair(values: Mapping[str, Any], name: str, form: str = "+.1f") -> str:
+    mean, low, high = (values.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if low is None or not np.isfinite(low):
+        return said(mean, form)
+    return f"{mean:{form}} ({low:{form}} … {high:{form}})"
+
+
+def _primary_lines(summary: dict[str, Any]) -> list[str]:
+    kept = sum(cell["kept"] for cell in summary["cells"] if cell["arm"] == "assisted")
+    total = sum(cell["arm"] == "assisted" for cell in summary["cells"])
+    benefit = _pair(summary, "benefit_per_m_s")
+    return [
+        f"Primary endpoint: assisted against no device, average over {kept} of {total} cells; 95 % intervals (seeds).",
+        f"Metabolic benefit per m/s of speed: {benefit} percentage points.",
+    ]
+
+
+def reduction_table(summary: dict[str, Any]) -> TextTable:
+    """A row per question, a column per comparison; percent with intervals."""
+    columns = {
+        "assisted against no device": summary["primary"],
+        "best cell": summary["best"],
+        "assisted against worn and off": summary["assisted_against_worn"],
+        "worn and off against no device": summary["price_of_the_worn_mass"],
+    }
+    rows = [
+        [label, *(_pair(values, f"{name}_reduction_percent") for values in columns.values())]
+        for name, label in QUESTIONS.items()
+    ]
+    return TextTable(["reduction, %", *columns], rows)
+
+
+def cell_table(summary: dict[str, Any]) -> TextTable:
+    """A row per arm and cell."""
+    shown = {
+        "fall_share": ("falls", ".1%"),
+        "speed_m_s": ("speed, m/s", ".3f"),
+        "activation_mean": ("activation", ".4f"),
+        "hip_activation_mean": ("hip muscles", ".4f"),
+        "positive_joint_power_W_kg": ("positive power, W/kg", ".3f"),
+        "metabolic_W_kg": ("metabolic, W/kg", ".2f"),
+        "cot_J_kg_m": ("J/kg/m", ".2f"),
+        "cadence_steps_min": ("cadence, 1/min", ".1f"),
+        "trunk_lean_deg": ("lean, °", ".1f"),
+        "exo_positive_share": ("positive device work", ".2f"),
+        "lag_extension_ms": ("extension lag, ms", ".0f"),
+        "lag_flexion_ms": ("flexion lag, ms", ".0f"),
+    }
+    rows = [
+        [f"{cell['arm']}, {cell['speed_command_m_s']:g} m/s, {cell['slope_deg']:+g}°{'' if cell['kept'] else ' ✗'}"]
+        + [said(cell.get(name), form) for name, (_, form) in shown.items()]
+        for cell in summary["cells"]
+    ]
+    return TextTable(["arm and cell", *(heading for heading, _ in shown.values())], rows)
+
+
+def _excluded_lines(summary: dict[str, Any]) -> list[str]:
+    return [
+        f"Left out (✗) for all arms: {cell['speed_command_m_s']:g} m/s, {cell['slope_deg']:+g}°: {cell['why']}."
+        for cell in summary["excluded_cells"]
+    ]
+
+
+def _timing_lines(summary: dict[str, Any]) -> list[str]:
+    return [
+        f"The torque's extension peak is {said(summary['lag_extension_ms'], '.0f')} ms behind the biological hip "
+        f"moment's, its flexion peak {said(summary['lag_flexion_ms'], '.0f')} ms. Share of positive device work: "
+        f"{said(summary['exo_positive_share'], '.3f')}."
+    ]
+
+
+def reference_table(summary: dict[str, Any]) -> TextTable:
+    """A row per reference controller."""
+    rows = [
+        [
+            name,
+            _pair(found["against_none"], "metabolic_reduction_percent"),
+            _pair(found["assisted_against_it"], "metabolic_reduction_percent"),
+            said(found["r_torque_with_assisted"], ".2f"),
+            said(found["lag_extension_ms"], ".0f"),
+            said(found["lag_flexion_ms"], ".0f"),
+        ]
+        for name, found in summary["references"].items()
+    ]
+    header = ["controller", "metabolic reduction, %", "learned against it, %", "r of torque", "extension lag, ms",
+              "flexion lag, ms"]  # fmt: skip
+    return TextTable(header, rows)
+
+
+def _reference_lines(summary: dict[str, Any]) -> list[str]:
+    lines = ["Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget."]
+    for name, found in summary["references"].items():
+        better = found["cells_where_it_is_better"]
+        if found["assisted_is_at_least_as_good"] is False:
+            lines.append(f"{name} is better than the learned controller on the grid.")
+        if better:
+            listed = ", ".join(f"{speed:g} m/s {slope:+g}°" for speed, slope in better)
+            lines.append(f"{name} is better at {listed}.")
+    return lines
+
+
+def _check_lines(summary: dict[str, Any]) -> list[str]:
+    checks = summary.get("checks", {})
+    flat = [name for name, found in checks.get("plateaus", {}).items() if not found["reached"]]
+    lines = [
+        f"Training has levelled off (under 1 % over the last fifth): {'yes, everywhere' if not flat else 'not in '}"
+        + ", ".join(flat),
+        f"Largest speed difference between arms before the regression: "
+        f"{said(summary['largest_speed_difference_m_s'], '.3f')} m/s.",
+        f"Largest torque: {said(summary['largest_torque_share_of_limit'], '.1%')} of the profile's limit; largest "
+        f"power {said(summary['largest_power_share_of_limit'], '.1%')}.",
+    ]
+    step = checks.get("physics_step")
+    if step:
+        verdict = "fine" if step["fine"] else "not fine enough"
+        lines.append(f"Halving the physics step at {step['cell'][0]:g} m/s, {step['cell'][1]:+g}°: {verdict}.")
+    return lines + list(checks.get("remarks", []))
+
+
+def bars(summary: dict[str, Any]) -> Figure:
+    """The grid average of every question with its interval, against no device and against worn and off."""
+    groups = {"against no device": summary["primary"], "against worn and off": summary["assisted_against_worn"]}
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(groups)
+        for g, (label, values) in enumerate(groups.items()):
+            keys = [f"{name}_reduction_percent" for name in QUESTIONS]
+            mean = np.array([values[key] for key in keys], float)
+            ends = np.array([[values[f"{key}_low"], values[f"{key}_high"]] for key in keys], float)
+            reach = np.abs(ends - mean[:, None]).T
+            x = np.arange(len(keys)) + (g - 0.5 * (len(groups) - 1)) * width
+            axes.bar(x, np.nan_to_num(mean), width, color=COLOURS[g], label=label)
+            axes.errorbar(x, mean, yerr=np.nan_to_num(reach), fmt="none", ecolor="#222222", capsize=3, linewidth=1)
+        axes.axhline(0.0, color="#444444", linewidth=0.8)
+        axes.set_xticks(range(len(QUESTIONS)), [label.replace(", ", ",\n").replace(" (", "\n(")
+                                                for label in QUESTIONS.values()], fontsize=8)  # fmt: skip
+        axes.set_ylabel("reduction, %")
+        axes.set_title("Average over the grid, 95 % interval over seeds", loc="left")
+        figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+def torque_figure(grid: Grid, profiles: Profiles) -> Figure:
+    """Device torque over the gait cycle, a panel per cell and a line per assisted arm."""
+    arms = [arm for arm in grid.arms if arm not in ("none", "worn")]
+    slopes, speeds = sorted({s for _, s in grid.cells}), sorted({v for v, _ in grid.cells})
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(5.2, 2.4 * len(speeds)), 2.1 * len(slopes) + 0.8), layout="constrained")
+        panels = figure.subplots(len(slopes), len(speeds), sharex=True, sharey=True, squeeze=False)
+        for i, (speed, slope) in enumerate(grid.cells):
+            axes = panels[len(slopes) - 1 - slopes.index(slope), speeds.index(speed)]
+            axes.axhline(0.0, color="#666666", linewidth=0.7)
+            for index, arm in enumerate(arms):
+                own = [p for seed in grid.seeds if (p := profiles.get((seed, arm, i))) is not None]
+                if not own:
+                    continue
+                if arm == "assisted":
+                    moment = MOMENT_SHOWN * np.mean([p.hip_moment_nm_kg for p in own], axis=0)
+                    axes.plot(PERCENT, moment, color="#9a9a9a", label="hip moment", linewidth=2.0)
+                mean = np.mean([p.torque_nm_kg for p in own], axis=0)
+                axes.plot(PERCENT, mean, color=COLOURS[index % len(COLOURS)], label=arm.replace("_", " "))
+            axes.set_title(f"{speed:g} m/s, {slope:+g}°", loc="left", fontsize=8.5)
+            axes.set_xlim(0, 100)
+        for axes in panels[-1]:
+            axes.set_xlabel("gait cycle, %")
+        figure.supylabel("torque, Nm/kg (flexion +)", fontsize=9)
+        handles, labels = max((a.get_legend_handles_labels() for a in panels.flat), key=lambda pair: len(pair[1]))
+        if handles:
+            figure.legend(handles, labels, loc="outside upper left", ncols=5)
+    return figure
+
+
+def _conditions(grid: Grid, question: str) -> list[Condition]:
+    """The grid's mean reductions against no device in the form that maps take."""
+    mean = np.mean(compare(grid, "none", "assisted").reduction[question], axis=0)
+    return [
+        Condition(speed, float(np.deg2rad(slope)), 0, {question: float(mean[i])})
+        for i, (speed, slope) in enumerate(grid.cells)
+    ]
+
+
+def write_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Tidy CSV: arm, speed_command_m_s, slope_deg, measure, value."""
+    keys = ("arm", "speed_command_m_s", "slope_deg")
+    rows = [
+        [*(cell[key] for key in keys), name, float(value)]
+        for cell in cells
+        for name, value in cell.items()
+        if name not in keys
+    ]
+    write_rows(path, [*keys, "measure", "value"], rows)
+
+
+def write_reductions(path: Path, grid: Grid) -> None:
+    """Tidy CSV of every comparison: baseline, arm, seed, cell, common speed, question, reduction in percent."""
+    pairs = [("none", "assisted"), ("worn", "assisted"), ("none", "worn")]
+    pairs += [(arm, "assisted") for arm in grid.arms if arm not in ("none", "worn", "assisted")]
+    rows = []
+    for baseline, other in pairs:
+        found = compare(grid, baseline, other)
+        for s, seed in enumerate(grid.seeds):
+            for i, cell in enumerate(grid.cells):
+                common = float(found.speed_m_s[s, i])
+                rows += [[baseline, other, seed, *cell, common, n, float(found.reduction[n][s, i])] for n in MEASURES]
+    header = ["baseline", "arm", "seed", "speed_command_m_s", "slope_deg", "speed_m_s", "measure", "reduction_percent"]
+    write_rows(path, header, rows)
+
+
+def write_trials(path: Path, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Tidy CSV: seed, arm, speed_command_m_s, slope_deg, wearer, fell, measure, value; a fall has no measures."""
+    keys = ("seed", "arm", "speed_command_m_s", "slope_deg", "wearer", "fell")
+    names = (*MEASURES.values(), "speed_m_s", "cadence_steps_min", "trunk_lean_deg", "exo_positive_share")
+    rows = [
+        [*(int(row[key]) if key == "fell" else row[key] for key in keys), name, float(row[name])]
+        for row in trials
+        for name in names
+        if row.get(name) is not None
+    ]
+    rows += [[*(row[key] for key in keys[:-1]), 1, "", float("nan")] for row in trials if row["fell"]]
+    write_rows(path, [*keys, "measure", "value"], rows)
+
+
+def write_torque(path: Path, grid: Grid, profiles: Profiles) -> None:
+    """Tidy CSV of the mean torque and hip moment over the gait cycle, per seed, arm and cell."""
+    rows = []
+    for (seed, arm, i), profile in profiles.items():
+        if profile is not None:
+            for percent, torque, moment in zip(PERCENT, profile.torque_nm_kg, profile.hip_moment_nm_kg, strict=True):
+                rows.append([seed, arm, *grid.cells[i], int(percent), float(f"{torque:.5g}"), float(f"{moment:.5g}")])
+    header = ["seed", "arm", "speed_command_m_s", "slope_deg", "percent", "exo_torque_Nm_kg", "hip_moment_Nm_kg"]
+    write_rows(path, header, rows)
