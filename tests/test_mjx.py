@@ -10,8 +10,9 @@ import pytest
 from mjx_exo.errors import UserError
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.learning.ppo import PPO
+from mjx_exo.musculoskeletal.skeleton import ContactOptions
 from mjx_exo.musculoskeletal.wearer import WearerRange, draw_wearers
-from mjx_exo.physics.interface import Drive, PhysicsState, Readings
+from mjx_exo.physics.interface import Drive, EngineConfig, PhysicsState, Readings
 from mjx_exo.physics.mjx import MjxEngine, warp_installed
 from mjx_exo.physics.native import NativeEngine
 from mjx_exo.walking.build import build_environment
@@ -189,19 +190,23 @@ def test_the_training_step_is_one_program_for_cuda_without_the_host(trained):
         assert word not in lowered
 
 
-def test_warp_equals_native(body, native):
+def test_warp_equals_native(body):
     if not warp_installed():
         pytest.skip("MuJoCo Warp is not installed (extra `gpu`)")
-    engine = MjxEngine(body, N, WEARERS, impl="warp")
+    # Enough iterations for both solvers to arrive: after four, C MuJoCo's stops short in one step of a hundred.
+    config = EngineConfig(contact=ContactOptions(solver_iterations=8, line_search_iterations=20))
+    engine, native = MjxEngine(body, N, WEARERS, config, impl="warp"), NativeEngine(body, N, WEARERS, config)
     state, drive = random_start(body, engine)
     step = jax.jit(lambda s, d: engine.step(s, d, 1))
-    in_air, touching = step(lifted(state), drive), step(state, drive)
-    for before, (ours, readings) in ((lifted(state), in_air), (state, touching)):
-        theirs, expected = native.step_numpy(before, drive, 1)
-        difference = relative_difference((ours.qvel - before.qvel) / DT, (theirs.qvel - before.qvel) / DT)
-        assert np.percentile(difference, 99) <= 1e-2
-        scale = np.abs(expected.foot_force_n).max() + 1.0
-        np.testing.assert_allclose(readings.foot_force_n / scale, expected.foot_force_n / scale, atol=5e-3)
+    for before in (lifted(state), state):
+        (ours, readings), (theirs, expected) = step(before, drive), native.step_numpy(before, drive, 1)
+        assert relative_difference((ours.qvel - before.qvel) / DT, (theirs.qvel - before.qvel) / DT).max() <= 1e-3
+        np.testing.assert_allclose(readings.foot_force_n, expected.foot_force_n, atol=0.5)
+    theirs = native.step_numpy(state, drive, 100)[0]
+    for _ in range(100):
+        state, _ = step(state, drive)
+    difference = np.degrees(np.abs(np.asarray(state.qpos)[:, 7:] - theirs.qpos[:, 7:]))
+    assert np.median(difference) <= 0.1 and np.percentile(difference, 95) <= 0.5
 
 
 def test_an_unknown_implementation_is_refused(body):
