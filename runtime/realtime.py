@@ -13,7 +13,6 @@ import ctypes
 import gc
 import os
 import resource
-import signal
 
 PRIORITY = 50
 SOFT_LIMIT_US = 200_000
@@ -60,11 +59,6 @@ def _schedule_threads(policy: int, parameters: os.sched_param) -> None:
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setscheduler(int(thread), policy, parameters)
-
-
-def on_overrun(handler) -> None:
-    """Calls `handler(signal number, frame)` when the soft limit is reached."""
-    signal.signal(signal.SIGXCPU, handler)
 
 
 def freeze_garbage() -> None:

@@ -187,7 +187,7 @@ def _take_signals(device: VirtualExo) -> None:
 def _go_real_time(arguments: argparse.Namespace, console: Console) -> None:
     """A device has a computer of its own; this one shares it, so it asks for its share in time."""
     if not arguments.no_real_time:
-        realtime.on_overrun(lambda *_: realtime.step_down())
+        signal.signal(signal.SIGXCPU, lambda *_: realtime.step_down())
         granted, _ = realtime.enter(lock_memory=False)
         realtime.include_threads()  # those that JAX computes on
         if not granted:
