@@ -38,9 +38,9 @@ QUICK = TrainConfig(
             passive=_ANY_PASSIVE,
         ),
         command=CommandConfig(push_n=30.0),
-        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=200),
+        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=150),
     ),
-    ppo=PPOConfig(total_steps=4_000_000, actor=ActorConfig()),
+    ppo=PPOConfig(total_steps=3_600_000, actor=ActorConfig()),
 )
 
 WALK = TrainConfig(

@@ -24,14 +24,15 @@ class RewardWeights:
     rotation: float = -0.01
     smoothness: float = -0.028
     hip_rotation: float = 0.0
-    leg_clearance: float = -0.3
-    toe_clearance: float = -0.3
-    foot_slap: float = -0.2
+    leg_clearance: float = 0.0
+    toe_clearance: float = 0.0
+    foot_slap: float = 0.0
 
 
 LOOSE = RewardWeights()
 STRICT = RewardWeights(
     effort=-5.0, limits=-0.005, impact=-0.3, rotation=-0.03, hip_rotation=-0.3, heel_first=0.1,
+    leg_clearance=-0.3, toe_clearance=-0.3, foot_slap=-0.2,
 )  # fmt: skip
 
 
