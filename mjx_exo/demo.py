@@ -111,7 +111,7 @@ def _report(out: Path, steps: dict[str, float]) -> None:
         ("walking", out / "walking" / "summary.json"),
         ("student", out / "student" / "summary.json"),
         ("virtual", out / "virtual.json"),
-        ("transfer", out / "transfer" / "summary.json"),
+        ("transfer", out / "transfer" / "transfer.json"),
     ):
         if file.is_file():
             found[name] = json.loads(file.read_text())

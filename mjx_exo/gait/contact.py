@@ -32,6 +32,8 @@ REFINE_S = 0.1
 
 SMOOTH_HZ = 6.0
 """Cut-off of the zero-phase filter on gyroscopes; the swing of a thigh is below it."""
+SWING_SHARE = 0.65
+"""A thigh that peaks early in swing may go on forward this share of the stride before it turns."""
 PERIOD_RANGE_S = (0.6, 2.2)
 """Stride times looked for in a gyroscope's signal."""
 
@@ -130,7 +132,7 @@ def thigh_reversals(time_s: np.ndarray, gyro_rad_s: np.ndarray) -> np.ndarray:
     )
     found = []
     for peak in peaks:
-        window = velocity[peak : peak + math.ceil(0.4 * period_s / dt_s)]
+        window = velocity[peak : peak + math.ceil(SWING_SHARE * period_s / dt_s)]
         below = np.flatnonzero(window <= 0.0)
         if below.size:
             after = peak + below[0]
