@@ -6,13 +6,11 @@ lifts the right thigh, then the left, and the sensor that answers must be the on
 
 from __future__ import annotations
 
-import math
-from collections import deque
+import numpy as np
 
+from mjx_exo import standing
 from mjx_exo.conventions import SIDES
 
-STANDING_S = 1.5
-STANDING_STD_RAD_S = 0.12  # sway of quiet standing is well below
 LIFT_RAD = 0.35  # about 20 degrees
 OTHER_SHARE = 0.5  # the standing thigh moves less than this share of the lifted one
 STILL_RAD_S = 0.25
@@ -20,33 +18,29 @@ STILL_S = 0.3
 
 
 class StandingCalibration:
-    """Mean of each gyroscope over a stretch of quiet standing."""
+    """The gyroscopes' bias from a stretch of quiet standing (see `mjx_exo.standing`), and what to tell the wearer."""
 
     def __init__(self, rate_hz: float, bias_limit_rad_s: float):
-        self._limit = bias_limit_rad_s
-        self._rows: deque[tuple[float, float]] = deque(maxlen=max(2, round(STANDING_S * rate_hz)))
+        self._rate_hz, self._limit = rate_hz, bias_limit_rad_s
+        self._state = standing.start(np.zeros(2))
         self.hint = "stand still"
 
     def update(self, right_rad_s: float, left_rad_s: float) -> tuple[float, float] | None:
-        """The bias (right, left) in rad/s as soon as the last STANDING_S were quiet, else None."""
-        self._rows.append((right_rad_s, left_rad_s))
-        if len(self._rows) < self._rows.maxlen:
-            return None
-        bias = []
-        for side, values in zip(SIDES, zip(*self._rows, strict=True), strict=True):
-            mean = math.fsum(values) / len(values)
-            spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
-            if spread > STANDING_STD_RAD_S:
-                self.hint = f"stand still: the {side} thigh moves ({spread:.2f} rad/s)"
-                return None
-            if abs(mean) > self._limit:
-                self.hint = (
-                    f"the {side} gyroscope reads {mean:+.2f} rad/s at rest, more than the profile's bias allows "
-                    f"({self._limit:.2f} rad/s): stand still, or have the sensor looked at"
-                )
-                return None
-            bias.append(mean)
-        return bias[0], bias[1]
+        """The bias (right, left) in rad/s as soon as STANDING_S were quiet, else None."""
+        reading = np.array([right_rad_s, left_rad_s])
+        span = standing.span(self._state, reading)
+        self._state = standing.update(self._state, reading, self._rate_hz, self._limit)
+        if self._state.known:
+            return float(self._state.bias[0]), float(self._state.bias[1])
+        moved, strange = int(np.argmax(span)), int(np.argmax(np.abs(self._state.refused)))
+        if span[moved] > standing.QUIET_SPAN_RAD_S:
+            self.hint = f"stand still: the {SIDES[moved]} thigh moves ({span[moved]:.2f} rad/s)"
+        elif self._state.refused[strange]:
+            self.hint = (
+                f"the {SIDES[strange]} gyroscope reads {self._state.refused[strange]:+.2f} rad/s at rest, more than "
+                f"the profile's bias allows ({self._limit:.2f} rad/s): stand still, or have the sensor looked at"
+            )
+        return None
 
 
 class Commissioning:

@@ -182,7 +182,9 @@ def test_reset_touches_only_the_environments_that_ended():
 def test_standing_still_tells_the_bias_with_an_honest_residual():
     rng = np.random.default_rng(0)
     bias = rng.uniform(-0.08, 0.08, (200, 2))
-    sway = 0.02 * np.sin(2 * math.pi * 0.7 * np.arange(250)[:, None, None] * DT_S + rng.uniform(0, 6, (200, 2)))
+    frequency_hz = rng.uniform(0.4, 1.2, (200, 2))
+    time_s = np.arange(250)[:, None, None] * DT_S
+    sway = 0.02 * np.sin(2 * math.pi * frequency_hz * time_s + rng.uniform(0, 6, (200, 2)))
     readings = bias + sway + 0.002 * rng.normal(size=(250, 200, 2))
     state = standing.estimate(readings, 100.0)
     assert state.known.all()
