@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -99,7 +99,7 @@ def _cut(rng: np.random.Generator, signals: np.ndarray, count: int, length: int)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(config: StudentConfig, method: str, params: Any, signals: np.ndarray) -> jax.Array:
-    return Student(config).apply(params, signals, method=method)
+    return cast(jax.Array, Student(config).apply(params, signals, method=method))  # an array, as nothing is mutable
 
 
 def flax_torques(student: SavedStudent, windows: np.ndarray) -> np.ndarray:

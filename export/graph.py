@@ -88,7 +88,7 @@ def window_model(config: StudentConfig, params: Any, metadata: Mapping[str, str]
             y = graph.add("Add", [y, skip], f"sum_{i}")
         x = y
     _torque(graph, config, weights, x, TORQUE_OUTPUT)
-    shape = ["batch", config.window_samples, config.input_channels]
+    shape: list[str | int | None] = ["batch", config.window_samples, config.input_channels]
     inputs = [helper.make_tensor_value_info(WINDOW_INPUT, TensorProto.FLOAT, shape)]
     outputs = [helper.make_tensor_value_info(TORQUE_OUTPUT, TensorProto.FLOAT, ["batch", 2])]
     return graph.model(inputs, outputs, metadata)

@@ -131,8 +131,6 @@ def run(settings: Settings) -> int:
     """Does what the command line says; returns the exit code."""
     if settings.windows < 1:
         raise UserError(f"--windows = {settings.windows}; allowed: 1 or more")
-    if settings.student is None and settings.check is None:
-        raise UserError("nothing to export: give a STUDENT directory, or --check FILE")
     student = load_student(settings.student) if settings.student else None
     if student:
         config = student.config
@@ -140,7 +138,9 @@ def run(settings: Settings) -> int:
         print(f"          window {config.window_samples}, receptive field {config.receptive_field} samples")
         _check_profile(config, settings.profile)
     if settings.check:
-        return _check_only(settings, student)
+        return _check_only(settings.check, student, settings.tolerance, settings.windows)
+    if student is None:
+        raise UserError("nothing to export: give a STUDENT directory, or --check FILE")
     form = "streaming" if settings.streaming else "window"
     try:
         exported = export_student(student, settings.out, form, settings.windows, settings.tolerance)
@@ -153,14 +153,14 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _check_only(settings: Settings, student: SavedStudent | None) -> int:
-    checked = check_file(settings.check)
-    print(f"file      {settings.check}: {checked.metadata.get('form')} form, loads alone in an empty folder")
+def _check_only(file: Path, student: SavedStudent | None, tolerance: float, windows: int) -> int:
+    checked = check_file(file)
+    print(f"file      {file}: {checked.metadata.get('form')} form, loads alone in an empty folder")
     _print_checked(checked)
-    parity = compare(student, checked, settings.windows) if student else None
+    parity = compare(student, checked, windows) if student else None
     if parity:
-        _print_parity(parity, settings.tolerance)
-    problem = _problem(parity, checked, settings.tolerance)
+        _print_parity(parity, tolerance)
+    problem = _problem(parity, checked, tolerance)
     print(f"FAILED    {problem}" if problem else "ok")
     return 1 if problem else 0
 

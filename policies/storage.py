@@ -63,7 +63,7 @@ def save_student(
     digest = _arrays_hash(arrays)
     if examples is None:
         examples = np.zeros((0, config.window_samples, config.input_channels), np.float32)
-    stored = {**arrays, _EXAMPLES: np.asarray(examples, np.float32)}
+    stored: dict[str, Any] = {**arrays, _EXAMPLES: np.asarray(examples, np.float32)}
     file_name = f"params-{_arrays_hash(stored)}.npz"
     content = {
         "format": FORMAT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from typing import Any
 
 from mjx_exo.errors import UserError
 
@@ -20,11 +21,11 @@ class LivePlot:
         if port and not port.isdigit():
             raise UserError(f"--live {target}: the port must be a number, e.g. 127.0.0.1:{DEFAULT_PORT}")
         try:
-            family, kind, _, _, self._address = socket.getaddrinfo(
-                host, int(port or DEFAULT_PORT), type=socket.SOCK_DGRAM
-            )[0]
+            found = socket.getaddrinfo(host, int(port or DEFAULT_PORT), type=socket.SOCK_DGRAM)
         except (OSError, OverflowError) as error:
             raise UserError(f"--live {target}: {error}") from None
+        family, kind, _, _, address = found[0]
+        self._address: tuple[Any, ...] = address
         self._socket = socket.socket(family, kind)
         self._socket.setblocking(False)
         self._period_s = 1.0 / rate_hz

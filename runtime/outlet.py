@@ -34,7 +34,7 @@ class Outlet:
         self.lost = 0  # writes that found the pipe full
         self.broken = False  # the helper is gone: the disk is full, or the terminal was closed
 
-    def write(self, data: bytes | memoryview) -> bool:
+    def write(self, data: bytes | bytearray | memoryview) -> bool:
         """Never waits. False when `data` was dropped; up to 4 KiB goes out whole or not at all."""
         if self.broken:
             return False

@@ -371,7 +371,7 @@ class Session:
 
     def _end(self) -> None:
         """Stop frames first; then the table and the files."""
-        words, _, reason = self._ended
+        words, _, reason = self._ended or ("for no reason it knows", 1, StopReason.EXCEPTION)
         if self._link is not None:
             self._link.send_stop(reason)
             self._link_rejected += self._link.counters.rejected

@@ -6,7 +6,8 @@ may be traced. The walking environment and the toy one of the tests both fulfil 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 
@@ -19,50 +20,95 @@ class ActorSpec(Protocol):
     the policy when its range opens.
     """
 
-    name: str
-    observation_size: int
-    privileged_size: int
-    action_size: int
+    @property
+    def name(self) -> str:
+        """What the actor is called in every dictionary."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """Inputs of its policy."""
+        ...
+
+    @property
+    def privileged_size(self) -> int:
+        """Inputs of its value function."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """Outputs of its policy."""
+        ...
 
 
 class EnvState(Protocol):
     """A pytree (flax.struct) with at least these fields; saving it whole must be enough to continue exactly."""
 
-    observation: dict[str, jax.Array]
-    """Per actor (N, observation_size): what its policy sees."""
-    privileged: dict[str, jax.Array]
-    """Per actor (N, privileged_size): what its value function sees."""
-    reward: dict[str, jax.Array]
-    """Per actor (N,), for the step just taken."""
-    terminated: jax.Array
-    """(N,) 1.0 where the step ended the episode by failure; the observation is then already the next episode's."""
-    truncated: jax.Array
-    """(N,) 1.0 where the step ended the episode by the time limit; never together with `terminated`."""
-    metrics: dict[str, jax.Array]
-    """(N,) each. Names that begin with `episode` count only where an episode ends; the others at every step."""
+    @property
+    def observation(self) -> dict[str, jax.Array]:
+        """Per actor (N, observation_size): what its policy sees."""
+        ...
 
-    def replace(self, **changes: Any) -> EnvState:
+    @property
+    def privileged(self) -> dict[str, jax.Array]:
+        """Per actor (N, privileged_size): what its value function sees."""
+        ...
+
+    @property
+    def reward(self) -> dict[str, jax.Array]:
+        """Per actor (N,), for the step just taken."""
+        ...
+
+    @property
+    def terminated(self) -> jax.Array:
+        """(N,) 1.0 where the step ended the episode by failure; the observation is then already the next episode's."""
+        ...
+
+    @property
+    def truncated(self) -> jax.Array:
+        """(N,) 1.0 where the step ended the episode by the time limit; never together with `terminated`."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, jax.Array]:
+        """(N,) each. Names that begin with `episode` count only where an episode ends; the others at every step."""
+        ...
+
+    def replace(self, **changes: Any) -> Self:
         """The same state with some fields changed."""
         ...
 
 
-class Environment(Protocol):
-    """N environments that step together and reset themselves."""
+State = TypeVar("State", bound=EnvState)
 
-    num_envs: int
-    control_dt: float
-    """Seconds per step."""
-    actors: tuple[ActorSpec, ...]
 
-    def reset(self, key: jax.Array) -> EnvState:
+class Environment(Protocol[State]):
+    """N environments that step together and reset themselves; `State` is the environment's own kind of state."""
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def control_dt(self) -> float:
+        """Seconds per step."""
+        ...
+
+    @property
+    def actors(self) -> Sequence[ActorSpec]:
+        """Who acts, always in the same order."""
+        ...
+
+    def reset(self, key: jax.Array) -> State:
         """N fresh episodes."""
         ...
 
-    def step(self, state: EnvState, action: dict[str, jax.Array]) -> EnvState:
+    def step(self, state: State, action: dict[str, jax.Array]) -> State:
         """One control step; actions, (N, action_size) per actor, are unbounded and centred on 0."""
         ...
 
-    def curriculum(self, state: EnvState, stats: dict[str, jax.Array]) -> EnvState:
+    def curriculum(self, state: State, stats: dict[str, jax.Array]) -> State:
         """Called once per update with the rollout's scalars: `progress` (0..1), `episode_seconds`, `fall_share`,
         and the mean of every metric under its own name."""
         ...

@@ -61,7 +61,7 @@ def save_replay(folder: Path, before: TrainState, manifest: Manifest) -> Path:
     return saved
 
 
-def replay(folder: Path, env: Environment, config: PPOConfig) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def replay(folder: Path, env: Environment[Any], config: PPOConfig) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Repeats the iteration that failed. Returns the names of what is not finite and the description of its batch."""
     ppo = PPO(env, config)
     checkpoints = Checkpoints(folder / "state")

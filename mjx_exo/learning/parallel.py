@@ -56,7 +56,7 @@ def device_mesh(num_envs: int) -> Mesh | None:
 class ParallelTraining:
     """`PPO` over a mesh: the same three functions, compiled, with every array where it belongs."""
 
-    def __init__(self, env: Environment, config: PPOConfig, mesh: Mesh) -> None:
+    def __init__(self, env: Environment[Any], config: PPOConfig, mesh: Mesh) -> None:
         """Raises `UserError` if minibatches cannot be shared out evenly."""
         self.ppo = PPO(env, config, spread=self._spread)
         self.mesh = mesh

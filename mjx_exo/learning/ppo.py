@@ -28,7 +28,9 @@ from mjx_exo.learning.state import ActorBatch, ActorState, Batch, EpisodeTracker
 class PPO:
     """The pure functions of a run: `init`, `rollout`, `update`. Holds settings and networks, no state."""
 
-    def __init__(self, env: Environment, config: PPOConfig, spread: Callable[[Any], Any] = lambda rows: rows) -> None:
+    def __init__(
+        self, env: Environment[Any], config: PPOConfig, spread: Callable[[Any], Any] = lambda rows: rows
+    ) -> None:
         """Raises `UserError` if the steps of an update cannot be cut into the minibatches asked for.
 
         `spread` is applied to the minibatches, arrays [minibatches, rows, …], before they are learnt from; several

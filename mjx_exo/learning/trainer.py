@@ -82,7 +82,7 @@ class TrainResult:
 
 
 def train(
-    env: Environment,
+    env: Environment[Any],
     config: PPOConfig,
     run_folder: Path,
     *,
