@@ -28,19 +28,10 @@ _ANY_PASSIVE = (0.02, 1.0)
 
 QUICK = TrainConfig(
     walking=WalkingConfig(
-        wearers=8,
-        # One person, the published one; only how stiff and damped their joints are is drawn.
-        wearer_range=WearerRange(
-            height_m=(1.75, 1.75),
-            body_mass_index=(25.5, 25.5),
-            strength=(1.0, 1.0),
-            friction=(1.0, 1.0),
-            passive=_ANY_PASSIVE,
-        ),
         command=CommandConfig(push_n=30.0),
-        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=150),
+        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=200),
     ),
-    ppo=PPOConfig(total_steps=3_600_000, actor=ActorConfig()),
+    ppo=PPOConfig(total_steps=4_200_000, actor=ActorConfig()),
 )
 
 WALK = TrainConfig(
