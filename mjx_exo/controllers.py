@@ -8,7 +8,6 @@ lag of the device profile apply to these controllers as to a learned one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +22,10 @@ from jax import Array
 from mjx_exo.conventions import GYRO_CHANNELS, SignalContract
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
-from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, decode_golden
+from mjx_exo.onnx_file import GOLDEN_TOLERANCE_NM_PER_KG, open_onnx
 from mjx_exo.walking import sensors
 from mjx_exo.walking.env import EnvState, WalkingEnv
 from mjx_exo.walking.reference_controllers import ReferenceInputs, reference_controller, reset_where
-
-GOLDEN_TOLERANCE_NM_PER_KG = 1e-5
 
 
 class DeviceController(Protocol):
@@ -150,8 +147,8 @@ class OnnxStudent:
         Raises `UserError` with one line: no such file, not an export, streaming form, another device, other sensors,
         golden vectors that this computer does not reproduce.
         """
-        session, metadata, golden = _open(path)
-        contract = SignalContract.from_dict(metadata, str(path))
+        file = open_onnx(path)
+        metadata, contract = file.metadata, SignalContract.from_dict(file.metadata, str(path))
         if metadata.get("form", "window") != "window":
             raise UserError(f"{path}: is the {metadata['form']} form; the simulation runs whole windows, export those")
         if contract.gyro_channels != GYRO_CHANNELS:
@@ -161,9 +158,8 @@ class OnnxStudent:
         difference = profile.contract(contract.window).difference(contract, f"profile {profile.name}", str(path))
         if difference:
             raise UserError(difference)
-        student = cls(session, contract, profile, str(path))
-        windows, torques = decode_golden(golden, str(path))
-        worst = float(np.max(np.abs(student.answer(windows) - torques)))
+        student = cls(file.session, contract, profile, str(path))
+        worst = float(np.max(np.abs(student.answer(file.windows) - file.torques)))
         if not worst <= GOLDEN_TOLERANCE_NM_PER_KG:
             raise UserError(f"{path}: golden vectors differ by {worst:.2g} Nm/kg, at most 1e-5; the file is damaged")
         return student
@@ -210,25 +206,3 @@ class OnnxStudent:
 def human_only(act_human: Callable[[Array], Array]) -> Callable[[EnvState], dict[str, Array]]:
     """An `Act` for environments whose device somebody else drives, from the human's policy."""
     return lambda state: {"human": act_human(state.observation["human"])}
-
-
-def _open(path: str | Path) -> tuple[ort.InferenceSession, dict[str, Any], str]:
-    """Session, metadata and golden vectors (text) of an exported file."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise UserError(f"{path}: not a model that onnxruntime loads ({str(error).splitlines()[0]})") from None
-    texts = session.get_modelmeta().custom_metadata_map
-    if METADATA_KEY not in texts or GOLDEN_KEY not in texts:
-        raise UserError(f"{path}: carries no {METADATA_KEY} metadata; export it with export.to_onnx")
-    try:
-        return session, json.loads(texts[METADATA_KEY]), texts[GOLDEN_KEY]
-    except ValueError as error:
-        raise UserError(f"{path}: metadata is not JSON ({error})") from None

@@ -1,14 +1,12 @@
 """The student on the device: an ONNX file, checked, warmed up, and run on arrays that never move.
 
-onnxruntime's defaults are made for throughput: a thread pool that spins, allocations per call. One thread, no spinning
-and bound buffers cut the slowest one percent by ten. Before anything else the file's contract is read and its golden
-vectors are computed again: a policy for another device, another rate or another order of legs does not start.
+onnxruntime allocates at every call, and its threads spin; bound buffers and one quiet thread (`mjx_exo.onnx_file`) cut
+the slowest one percent by ten. Before anything else the file's contract is read and its golden vectors are computed
+again: a policy for another device, another rate or another order of legs does not start.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ import onnxruntime as ort
 
 from mjx_exo.conventions import SignalContract
 from mjx_exo.errors import UserError
-from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, decode_golden
+from mjx_exo.onnx_file import GOLDEN_TOLERANCE_NM_PER_KG, open_onnx
 from runtime.channels import check_channels
 
-GOLDEN_TOLERANCE_NM_PER_KG = 1e-5
 WARM_UP_RUNS = 200
 
 
@@ -52,23 +49,9 @@ class Policy:
 
         Raises UserError with one line saying what is wrong with it.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"policy {path}: cannot be read ({error.strerror})") from None
-        try:
-            session = ort.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise UserError(f"policy {path}: not a model that onnxruntime loads ({_first_line(error)})") from None
-        texts = session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in texts or GOLDEN_KEY not in texts:
-            raise UserError(f"policy {path}: carries no {METADATA_KEY} metadata; export it with export.to_onnx")
-        try:
-            metadata = json.loads(texts[METADATA_KEY])
-        except ValueError as error:
-            raise UserError(f"policy {path}: metadata is not JSON ({error})") from None
-        policy = cls(session, metadata, str(path), hashlib.sha256(content).hexdigest()[:16])
-        policy.check_golden(*decode_golden(texts[GOLDEN_KEY], str(path)))
+        file = open_onnx(path, f"policy {path}")
+        policy = cls(file.session, file.metadata, str(path), file.digest)
+        policy.check_golden(file.windows, file.torques)
         for _ in range(warm_up):
             policy.infer()
         return policy
@@ -139,18 +122,3 @@ class Policy:
             if node.type != "tensor(float)" or not fits:
                 found = f"{node.name!r} is {node.type} {node.shape}"
                 raise UserError(f"policy {self.source}: {found}, the metadata says float {array.shape}")
-
-
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -23,7 +23,8 @@ TOP_LEVEL = ("benchmarks", "export", "mjx_exo", "policies", "runtime")
 
 # What everybody may know, the device's computer included: standard library and numpy only.
 BASE = (
-    "mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.files", "mjx_exo.standing",
+    "mjx_exo.conventions", "mjx_exo.device", "mjx_exo.errors", "mjx_exo.exchange", "mjx_exo.files",
+    "mjx_exo.onnx_file", "mjx_exo.standing",
 )  # fmt: skip
 LEAVES = (*BASE, "mjx_exo.cache")
 BODY = ("mjx_exo.musculoskeletal", "mjx_exo.physics")
@@ -52,6 +53,7 @@ ROOMS["benchmarks"] = tuple(ROOMS)
 # Libraries from outside, where a room may not use whatever it likes.
 LIBRARIES: dict[str, frozenset[str]] = {
     **dict.fromkeys(BASE, frozenset({"numpy"})),
+    "mjx_exo.onnx_file": frozenset({"numpy", "onnxruntime"}),
     "runtime": frozenset({"numpy", "onnxruntime", "serial", "cobs"}),
 }
 # Needs an extra, so it is imported only inside the function that uses it.
