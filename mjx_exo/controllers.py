@@ -63,14 +63,14 @@ class ControlledEnv(WalkingEnv):
         self.actors = tuple(actor for actor in self.actors if actor.name == "human")
 
     def reset(self, key: Array) -> ControlledState:
-        """A fresh state of all environments, the controller's memory included."""
+        """A fresh state of all N environments, the controller's memory included."""
         key, memory_key = jax.random.split(key)
         state = super().reset(key)
         fields = {name: getattr(state, name) for name in EnvState.__dataclass_fields__}
         return ControlledState(**fields, memory=self.controller.init(self, state, memory_key))
 
     def step(self, state: ControlledState, action: dict[str, Array]) -> ControlledState:
-        """One control step of all environments; the controller answers at every tick of the device."""
+        """One control step; `action["human"]` is [N, A], and the controller answers at every tick of the device."""
 
         def drive(memory: Any, moment: EnvState) -> tuple[Array, Any]:
             return self.controller.step(self, memory, moment)
@@ -103,7 +103,7 @@ class ReferenceDriver:
         self.parameters = self._controller.parameters if parameters is None else parameters
 
     def init(self, env: WalkingEnv, state: EnvState, key: Array) -> Any:
-        """An empty past."""
+        """An empty past of N environments."""
         del state, key
         return self._controller.init(env.num_envs, env.tick_s)
 
@@ -170,7 +170,7 @@ class OnnxStudent:
         return np.asarray(self._session.run([self._output], feed)[0], np.float32)
 
     def init(self, env: WalkingEnv, state: EnvState, key: Array) -> StudentMemory:
-        """Sensors of its own for every environment; an empty window."""
+        """Sensors of its own for each of N environments; an empty window."""
         draw_key, sensor_key, key = jax.random.split(key, 3)
         parameters = sensors.draw_sensor(draw_key, self.profile, env.num_envs)
         omega = env.kinematics_of(state).thigh_gyro_rad_s
@@ -204,5 +204,5 @@ class OnnxStudent:
 
 
 def human_only(act_human: Callable[[Array], Array]) -> Callable[[EnvState], dict[str, Array]]:
-    """An `Act` for environments whose device somebody else drives, from the human's policy."""
+    """An `Act` for environments whose device somebody else drives: [N, observation] → [N, A] of the human's policy."""
     return lambda state: {"human": act_human(state.observation["human"])}

@@ -50,7 +50,7 @@ class StudentDriving:
         self._model = Student(config)
 
     def init(self, key: Array, ranges: sensors.SensorRanges | None = None) -> DrivingState:
-        """Fresh environments at full hardness, each with sensors of its own."""
+        """N fresh environments at full hardness, each with sensors of its own."""
         env_key, draw_key, sensor_key, key = jax.random.split(key, 4)
         state = self.env.reset(env_key)
         state = state.replace(curriculum=state.curriculum._replace(strictness=jnp.float32(1.0), widen=jnp.float32(1.0)))
@@ -107,7 +107,7 @@ class StudentDriving:
     def collect(
         self, params: Any, state: DrivingState, student_share: Array, steps: int
     ) -> tuple[DrivingState, Rollout]:
-        """A labelled roll-out for DAgger; the first environments of each run are driven by the student."""
+        """A labelled roll-out [steps · ticks, N, …]; the student drives the first `student_share` (0…1) of N."""
         n = self.env.num_envs
         driven = jnp.arange(n) < student_share * n
         state, ticks = self.roll(params, state, driven, steps)

@@ -33,7 +33,7 @@ class Teacher:
         return "exo" in self.policy.actors
 
     def act(self, state: EnvState) -> dict[str, Array]:
-        """Deterministic actions of every actor that the state's environment has."""
+        """Deterministic actions [N, action_size] of every actor that the state's environment has."""
         return {name: self.policy.act(name, state.observation[name]) for name in state.observation}
 
     def environment(self, num_envs: int, episode_s: float, human_only: bool = False, **changes: Any) -> WalkingEnv:

@@ -36,7 +36,7 @@ Controller = Callable[[Any, EnvState], tuple[Array, Any]]
 
 
 def clock_frequency_hz(speed_m_s: Array) -> Array:
-    """Stride frequency of the gait clock (by construction, not learned)."""
+    """Stride frequency [N] in Hz of the gait clock at commanded speeds [N] (by construction, not learned)."""
     return _CLOCK_HZ * jnp.sqrt(jnp.maximum(speed_m_s, 0.2) / _CLOCK_SPEED)
 
 
@@ -79,14 +79,18 @@ class WalkingEnv:
     # ---------------------------------------------------------------- contract
 
     def reset(self, key: Array) -> EnvState:
-        """A fresh state of all environments."""
+        """A fresh state of all N environments; every array leads with N."""
         key, start_key = jax.random.split(key)
         curriculum = Curriculum(jnp.float32(0.0), jnp.float32(0.0))
         state = self._fresh(start_key, curriculum, key)
         return self.observed(state)
 
     def step(self, state: EnvState, action: dict[str, Array]) -> EnvState:
-        """One control step of all environments; the exoskeleton actor's torque is held over the step."""
+        """One control step of all environments.
+
+        action: "human" [N, A] and, with an active device, "exo" [N, 2], whose torque is held over the step; unbounded
+        around 0. Finished environments come back as fresh episodes, with their ends in `terminated` or `truncated`.
+        """
         if not self.active:
             return self.step_driven(state, action["human"], None, ())[0]
         wanted = self.torque_from_action(state, action["exo"])
@@ -124,7 +128,10 @@ class WalkingEnv:
         return Decision(excitation, action, bend, command, key, reset_key)
 
     def tick(self, state: EnvState, excitation: Array, wanted_nm: Array) -> EnvState:
-        """Physics for one period of the device's controller: limiter, transport delay, actuator lag."""
+        """Physics for one period of the device's controller: limiter, transport delay, actuator lag.
+
+        excitation: [N, M], 0…1. wanted_nm: [N, 2] right and left, flexion positive; ignored without an active device.
+        """
         exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
             exo, command_nm = self.device_side.pass_on(exo, wanted_nm, self.hip_velocity(state))
@@ -133,7 +140,10 @@ class WalkingEnv:
         return state.replace(physics=physics, readings=readings, sensors=readings.sensors, exo=exo)
 
     def curriculum(self, state: EnvState, stats: dict[str, Array]) -> EnvState:
-        """Hardens the task while episodes are long, softens it while they are short."""
+        """Hardens the task while episodes are long, softens it while they are short.
+
+        stats: scalars of the last roll-out; `episode_seconds` is the mean length of the episodes that ended.
+        """
         config = self.config.curriculum
         step = 1.0 / config.rise_updates
         long_enough = stats["episode_seconds"] >= config.start_episode_s
@@ -307,11 +317,11 @@ class WalkingEnv:
     # ---------------------------------------------------------------- observing
 
     def kinematics_of(self, state: EnvState) -> Kinematics:
-        """Where every walker's parts are and how they move."""
+        """Where every walker's parts are and how they move, [N, …] in SI (see `Kinematics`)."""
         return kinematics(state.physics, state.sensors, gravity(state.command.slope_rad))
 
     def features(self, state: EnvState) -> dict[str, Feature]:
-        """Everything an observation table may name."""
+        """Everything an observation table may name, [N, …] each."""
         time_left_s = self.config.episode_s - state.time_s
         return observations.walker_features(state, self.kinematics_of(state), self.walkers, time_left_s)
 

@@ -91,6 +91,7 @@ class ObservationTable:
 
     @property
     def size(self) -> int:
+        """Numbers in the observation."""
         return sum(self.sizes.values())
 
     def assemble(self, features: dict[str, Feature], swap: Array) -> Array:

@@ -122,7 +122,7 @@ def delayed_moment_step(
     parameters: DelayedMomentParameters,
     dt_s: float = EXO_DT_S,
 ) -> tuple[DelayedMomentState, Array]:
-    """One period: scale · low-passed biological hip moment of `delay_s` ago, each side by itself."""
+    """One period: torque [N, 2], Nm/kg: scale · low-passed biological hip moment of `delay_s` ago, each side alone."""
     weight = 1.0 - jnp.exp(-2.0 * jnp.pi * _per_env(parameters.cutoff_hz) * dt_s)
     filtered = state.filtered + weight * (inputs.hip_moment_nm_kg - state.filtered)
     line, late = delay_step(state.line, filtered, parameters.delay_s, dt_s)
@@ -192,7 +192,7 @@ def bursts_init(num_envs: int, dt_s: float = EXO_DT_S) -> GaitPhase:
 
 
 def burst(phase: Array, onset: Array | float, width: Array | float) -> Array:
-    """A sin² bump, 0…1: starts at `onset`, lasts `width` of a cycle, wraps at the cycle's end."""
+    """A sin² bump, 0…1, of the shape of `phase` (0…1): from `onset` for `width` of a cycle, wrapping at its end."""
     into = (phase - onset) % 1.0 / width
     return jnp.where(into < 1.0, jnp.sin(jnp.pi * into) ** 2, 0.0)
 
