@@ -62,7 +62,7 @@ def walking_load(body: CompiledBody, batch: int, seed: int = 0) -> Load:
 
 def published_case(body: CompiledBody, load: Load, threads: int) -> tuple[Callable[[], float], Callable[[], float]]:
     """One burst of all environments in the published model; returns seconds simulated. And the share on their feet."""
-    published = build_published(body, PUBLISHED_STEP_S, stiff=False)
+    published = build_published(body, PUBLISHED_STEP_S, as_shipped=True)
     c = published.coordinates
     q, v = c.to_published(load.qpos, load.qvel, *c.dependents(load.qpos[:, 7:], load.qvel[:, 6:]))
     batch = len(q)

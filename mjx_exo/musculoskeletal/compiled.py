@@ -21,7 +21,7 @@ from mjx_exo.cache import cache_dir
 from mjx_exo.conventions import SIDE_SUFFIX, SIDES
 from mjx_exo.device import DeviceProfile
 from mjx_exo.files import write_atomically
-from mjx_exo.musculoskeletal import bodies, muscle, paths, skeleton
+from mjx_exo.musculoskeletal import bodies, fixed_axis, muscle, paths, skeleton
 from mjx_exo.musculoskeletal.bodies import BodyDescription, JointSource, body_description
 from mjx_exo.musculoskeletal.muscle import MuscleParameters
 from mjx_exo.musculoskeletal.paths import PathPolynomials
@@ -144,7 +144,7 @@ def compile_body(name: str, use_cache: bool = True) -> CompiledBody:
 def _fingerprint(body: BodyDescription) -> str:
     """Hash of everything the compiled body depends on."""
     digest = hashlib.sha256(repr(body).encode())
-    for module in (bodies, skeleton, paths, muscle):
+    for module in (bodies, fixed_axis, skeleton, paths, muscle):
         digest.update(Path(module.__file__).read_bytes())
     digest.update(Path(__file__).read_bytes())
     for package in ("mujoco", "myo-sim"):

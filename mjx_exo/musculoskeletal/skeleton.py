@@ -18,6 +18,7 @@ import numpy as np
 from mjx_exo.conventions import SIDE_SUFFIX, SIDES
 from mjx_exo.device import DeviceProfile
 from mjx_exo.musculoskeletal.bodies import PUBLISHED_TO_WORLD, BodyDescription, JointSource, range_rad
+from mjx_exo.musculoskeletal.fixed_axis import fixed_axis, zero_posture
 from mjx_exo.musculoskeletal.wearer import Wearer
 
 PUBLISHED_HEIGHT_M = 1.75  # standing height of the OpenSim Gait2392 / Rajagopal subjects the bodies descend from
@@ -26,10 +27,11 @@ _MIRROR = np.diag([1.0, -1.0, 1.0])
 
 @dataclasses.dataclass(frozen=True)
 class Hinge:
-    """One joint of the skeleton; `axis` in the world-aligned frame of its segment."""
+    """One joint of the skeleton; `axis` and `anchor_m` in the world-aligned frame of its segment."""
 
     name: str
     axis: tuple[float, float, float]
+    anchor_m: tuple[float, float, float]  # a point on the axis
     range_rad: tuple[float, float]
     damping_nm_s: float
     stiffness_nm: float
@@ -59,15 +61,6 @@ class Segment:
     spheres: tuple[Sphere, ...]
 
 
-def _dependent_at_zero(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Puts the dependent joints of the published model where its equality polynomials want them at qpos0."""
-    data.qpos[:] = model.qpos0
-    for eq in range(model.neq):
-        if model.eq_type[eq] == mujoco.mjtEq.mjEQ_JOINT:
-            joint = model.eq_obj1id[eq]
-            data.qpos[model.jnt_qposadr[joint]] += model.eq_data[eq][0]
-
-
 def _independent_joints(model: mujoco.MjModel, body: BodyDescription) -> dict[int, tuple[str, JointSource]]:
     """Published joint id → (segment side suffix or '', source) for the right leg and the trunk."""
     named = [(joint.source.format(side="r"), "_r", joint) for joint in body.leg_joints]
@@ -77,9 +70,7 @@ def _independent_joints(model: mujoco.MjModel, body: BodyDescription) -> dict[in
 
 def extract_segments(model: mujoco.MjModel, body: BodyDescription) -> tuple[Segment, ...]:
     """Fuses the published model into segments: pelvis, trunk (if it moves), right leg, and the left as its mirror."""
-    data = mujoco.MjData(model)
-    _dependent_at_zero(model, data)
-    mujoco.mj_kinematics(model, data)
+    data = zero_posture(model)
     rotate = PUBLISHED_TO_WORLD
     joints = _independent_joints(model, body)
     pelvis = model.body("pelvis").id
@@ -119,10 +110,12 @@ def extract_segments(model: mujoco.MjModel, body: BodyDescription) -> tuple[Segm
         hinges = []
         for j in first.get(b, []):
             side, source = joints[j]
+            axis, anchor = fixed_axis(model, j, b, source)
             hinges.append(
                 Hinge(
                     name=source.name + side,
-                    axis=tuple(source.sign * (rotate @ data.xaxis[j])),
+                    axis=tuple(source.sign * (rotate @ axis)),
+                    anchor_m=tuple(rotate @ anchor),
                     range_rad=range_rad(source, tuple(model.jnt_range[j])),
                     damping_nm_s=source.damping_nm_s,
                     stiffness_nm=source.stiffness_nm,
@@ -209,7 +202,10 @@ def scale_segments(segments: tuple[Segment, ...], wearer: Wearer) -> tuple[Segme
             inertia_kg_m2=tuple(map(tuple, mass * length**2 * np.array(s.inertia_kg_m2))),
             hinges=tuple(
                 dataclasses.replace(
-                    h, damping_nm_s=wearer.passive * h.damping_nm_s, stiffness_nm=wearer.passive * h.stiffness_nm
+                    h,
+                    anchor_m=point(h.anchor_m),
+                    damping_nm_s=wearer.passive * h.damping_nm_s,
+                    stiffness_nm=wearer.passive * h.stiffness_nm,
                 )
                 for h in s.hinges
             ),
@@ -321,8 +317,9 @@ def skeleton_xml(
         for hinge in segment.hinges:
             hinges.append(hinge)
             ElementTree.SubElement(
-                element, "joint", name=hinge.name, type="hinge", axis=_text(hinge.axis), range=_text(hinge.range_rad),
-                limited="false", damping=repr(hinge.damping_nm_s), stiffness=repr(hinge.stiffness_nm),
+                element, "joint", name=hinge.name, type="hinge", axis=_text(hinge.axis),
+                pos=_text(hinge.anchor_m), range=_text(hinge.range_rad), limited="false",
+                damping=repr(hinge.damping_nm_s), stiffness=repr(hinge.stiffness_nm),
                 armature=repr(hinge.armature_kg_m2),
             )  # fmt: skip
         for sphere in segment.spheres:
