@@ -81,6 +81,7 @@ class _PerWearer(NamedTuple):
 
     leaves: tuple[np.ndarray, ...]  # [K, …] of the model
     scale: np.ndarray  # [K], path lengths
+    passive: np.ndarray  # [K], share of the body's passive joint damping and stiffness
     muscles: MuscleParameters  # each [K, M]
 
 
@@ -116,6 +117,7 @@ class MjxEngine:
         self._per_wearer = _PerWearer(
             leaves=leaves,
             scale=np.array([body.length_scale(w) for w in wearers]),
+            passive=np.array([w.passive for w in wearers]),
             muscles=MuscleParameters(*map(np.stack, zip(*(body.muscle_parameters(w) for w in wearers), strict=True))),
         )
         self._limbs = tuple(batched_muscles.limb_arrays(body, limb) for limb in body.limbs)
@@ -123,8 +125,7 @@ class MjxEngine:
         self._foot_of_geom = _foot_of_geom(models[0])
         hinges = body.hinges
         self._limits = np.array([h.range_rad for h in hinges])
-        share = np.array([w.passive for w in wearers])[self.wearer_of]
-        self._passive = np.array([(h.stiffness_nm, h.damping_nm_s) for h in hinges])[:, :, None] * share  # [T, 2, N]
+        self._passive = np.array([(h.stiffness_nm, h.damping_nm_s) for h in hinges])
         self._hip = np.zeros((2, self.joints))
         for s, side in enumerate(SIDES):
             self._hip[s, body.joint_names.index(f"hip_flexion{SIDE_SUFFIX[side]}")] = 1.0
@@ -183,7 +184,7 @@ class MjxEngine:
             stiffening = jnp.where(beyond, dt * LIMIT_STIFFNESS_NM, 0.0)
             damping = muscle.damping_nm_s + jnp.where(beyond, LIMIT_DAMPING_NM_S, 0.0) + stiffening
             torque = muscle.moment_nm + limit - stiffening * v + hip.T @ exo
-            passive_moment = limit - passive[:, 0] * q - passive[:, 1] * v
+            passive_moment = limit - mine.passive * (passive[:, :1] * q + passive[:, 1:] * v)
             exo_power = exo * (hip @ v)
             motion, sensors = dynamics(motion, Joints(torque.T, damping.T))
             new = (
