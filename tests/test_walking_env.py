@@ -22,14 +22,26 @@ N = 16
 @pytest.fixture(scope="module")
 def env():
     command = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1), push_n=50.0, resample_s=1.0)
-    return build_environment(WalkingConfig(num_envs=N, episode_s=0.4, command=command, threads=2))
+    curriculum = CurriculumConfig(start_episode_s=6.0, rise_updates=10, fall_back=0.5)
+    return build_environment(
+        WalkingConfig(num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2)
+    )
 
 
 @pytest.fixture(scope="module")
-def rolled(env):
+def reset(env):
+    return jax.jit(env.reset)
+
+
+@pytest.fixture(scope="module")
+def step(env):
+    return jax.jit(env.step)
+
+
+@pytest.fixture(scope="module")
+def rolled(env, reset, step):
     """States of 60 steps of random actions, from reset on."""
-    step = jax.jit(env.step)
-    state = jax.jit(env.reset)(jax.random.key(0))
+    state = reset(jax.random.key(0))
     states = [state]
     for key in jax.random.split(jax.random.key(1), 60):
         state = step(state, {"human": jax.random.normal(key, (N, env.human_action_size))})
@@ -64,10 +76,10 @@ def test_an_episode_ends_once_by_fall_or_by_time(rolled):
         assert np.allclose(np.asarray(after.time_s - before.time_s)[~ended], 0.02, atol=1e-5)
 
 
-def test_a_fallen_walker_is_terminated(env):
-    state = jax.jit(env.reset)(jax.random.key(3))
+def test_a_fallen_walker_is_terminated(env, reset, step):
+    state = reset(jax.random.key(3))
     low = state.physics._replace(qpos=state.physics.qpos.at[0, 2].set(0.4))
-    after = jax.jit(env.step)(state.replace(physics=low), {"human": jnp.zeros((N, env.human_action_size))})
+    after = step(state.replace(physics=low), {"human": jnp.zeros((N, env.human_action_size))})
     assert float(after.terminated[0]) == 1.0
     assert float(after.physics.qpos[0, 2]) > 0.7, "a fresh episode stands"
 
@@ -80,8 +92,8 @@ def test_starts_are_in_motion_and_spread_over_the_cycle(env, rolled):
     assert np.all(np.asarray(state.physics.qvel[:, 0]) > 0)
 
 
-def test_same_key_same_result(env, rolled):
-    again = jax.jit(env.reset)(jax.random.key(0))
+def test_same_key_same_result(reset, rolled):
+    again = reset(jax.random.key(0))
     for a, b in zip(jax.tree.leaves(again.observation), jax.tree.leaves(rolled[0].observation), strict=True):
         assert bool((a == b).all())
 
@@ -93,10 +105,8 @@ def test_every_reward_term_is_logged_and_sums_to_the_reward(rolled):
     np.testing.assert_allclose(np.sum(terms, axis=0), np.asarray(state.reward["human"]), atol=1e-5)
 
 
-def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not():
-    env = build_environment(WalkingConfig(num_envs=2, threads=1, curriculum=CurriculumConfig(6.0, 10, 0.5)))
-    state = env.reset(jax.random.key(0))
-    hard = env.curriculum(state, {"episode_seconds": jnp.float32(8.0)})
+def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env, rolled):
+    hard = env.curriculum(rolled[0], {"episode_seconds": jnp.float32(8.0)})
     assert float(hard.curriculum.strictness) == pytest.approx(0.1)
     soft = env.curriculum(hard, {"episode_seconds": jnp.float32(2.0)})
     assert float(soft.curriculum.strictness) == pytest.approx(0.05)
@@ -154,9 +164,8 @@ def assisted():
     return build_environment(WalkingConfig(num_envs=4, device="hip_3200g", device_mode="active", threads=2))
 
 
-def test_the_device_obeys_its_profile_and_shares_the_wearers_mass(assisted):
-    env = assisted
-    bare = build_environment(WalkingConfig(num_envs=4, threads=2))
+def test_the_device_obeys_its_profile_and_shares_the_wearers_mass(env, assisted):
+    bare, env = env, assisted
     assert env.engine._jobs[0].model.body_mass.sum() - bare.engine._jobs[0].model.body_mass.sum() == pytest.approx(3.2)
     state = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(env.step)
