@@ -176,7 +176,10 @@ def _mirror(segment: Segment) -> Segment:
         inertia_kg_m2=tuple(map(tuple, _MIRROR @ np.array(segment.inertia_kg_m2) @ _MIRROR)),
         # A rotation axis is a pseudovector: mirroring in y flips its x and z.
         hinges=tuple(
-            dataclasses.replace(h, name=other(h.name), axis=(-h.axis[0], h.axis[1], -h.axis[2])) for h in segment.hinges
+            dataclasses.replace(
+                h, name=other(h.name), axis=(-h.axis[0], h.axis[1], -h.axis[2]), anchor_m=point(h.anchor_m)
+            )
+            for h in segment.hinges
         ),
         spheres=tuple(
             dataclasses.replace(s, name=other(s.name), position_m=point(s.position_m)) for s in segment.spheres
