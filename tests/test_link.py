@@ -258,7 +258,7 @@ def test_old_bytes_are_thrown_away_when_a_port_is_opened():
     os.write(master, L.encode(sensor()))
     host = L.SerialLink.open(os.ttyname(slave))
     os.write(master, L.encode(sensor(2)))
-    assert host.receive() == [sensor(2)]
+    assert received(host, 1) == [sensor(2)]
     host.close()
     os.close(master)
     os.close(slave)
