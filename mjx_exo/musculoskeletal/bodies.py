@@ -103,7 +103,7 @@ _LEG_80 = (
     JointSource("knee_flexion", "knee_angle_{side}", 1, _KNEE_WALKING, 0.5, 0.0, 0.01),
     _ANKLE,
     JointSource("subtalar_inversion", "subtalar_angle_{side}", 1, (-10.0, 10.0), 0.5, 20.0, 0.005),
-    _TOES,
+    dataclasses.replace(_TOES, sign=-1),
 )
 _TRUNK_86 = (
     JointSource("lumbar_flexion", "flex_extension", -1, (-15.0, 25.0), 2.0, 20.0, 0.02),
