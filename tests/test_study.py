@@ -337,7 +337,18 @@ def walker(tmp_path_factory):
     return folder
 
 
-def test_the_whole_command_small(walker, tmp_path, capsys):
+@pytest.fixture
+def quick_compiles():
+    """Nearly all of the small run's time is compiling; unoptimised programs compile in half of it."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_the_whole_command_small(walker, quick_compiles, tmp_path, capsys):
     out, copy = tmp_path / "study", tmp_path / "pretrained"
     asked = ["--human", str(walker), "--seeds", "4", "--budget", "96", "--references", "none", "--speeds", "1.25",
              "--slopes", "0", "--wearers", "2", "--seconds", "2", "--settle", "0.2", "--step-ms", "5",

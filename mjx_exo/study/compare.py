@@ -40,7 +40,7 @@ MEASURES = {**ENDPOINTS, **FURTHER}
 DESCRIPTIVE = (
     "speed_m_s", "cot_J_kg_m", "positive_joint_work_J_kg_m", "cadence_steps_min", "trunk_lean_deg",
     "exo_positive_share", "exo_positive_power_W_kg", "exo_negative_power_W_kg", "torque_share_of_limit",
-    "power_share_of_limit",
+    "rate_share_of_limit", "power_share_of_limit",
 )  # fmt: skip
 
 

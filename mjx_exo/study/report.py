@@ -182,7 +182,8 @@ def _check_lines(summary: dict[str, Any]) -> list[str]:
         f"Largest speed difference between arms before the regression: "
         f"{said(summary['largest_speed_difference_m_s'], '.3f')} m/s.",
         f"Largest torque: {said(summary['largest_torque_share_of_limit'], '.1%')} of the profile's limit; largest "
-        f"power {said(summary['largest_power_share_of_limit'], '.1%')}.",
+        f"rate {said(summary['largest_rate_share_of_limit'], '.1%')}, largest power "
+        f"{said(summary['largest_power_share_of_limit'], '.1%')}.",
     ]
     step = checks.get("physics_step")
     if step:

@@ -54,6 +54,7 @@ def summarise(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict[
         "fall_share": {arm: _mean(grid.fall_share[:, a]) for a, arm in enumerate(grid.arms)},
         "largest_speed_difference_m_s": speed_difference(grid),
         "largest_torque_share_of_limit": _largest(grid, "torque_share_of_limit"),
+        "largest_rate_share_of_limit": _largest(grid, "rate_share_of_limit"),
         "largest_power_share_of_limit": _largest(grid, "power_share_of_limit"),
         "seeds": list(grid.seeds),
         "definitions": DEFINITIONS,

@@ -192,15 +192,18 @@ def trunk_lean_deg(recording: Recording, span_s: tuple[float, float]) -> float:
 
 
 def _limit_shares(env: WalkingEnv, recording: Recording, n: int) -> Row:
-    """Largest torque and positive power that the device gave, as shares of what its profile allows."""
+    """Largest torque, change of the requested torque, and power of the device, as shares of what its profile allows."""
     if env.profile is None or env.config.device_mode != "active":
         return {}
     limits = env.profile.limits(recording.body_mass_kg)
     torque = np.abs(recording.exo_torque_nm_kg).max() * recording.body_mass_kg
     columns = [recording.joint_names.index(f"hip_flexion_{side[0]}") for side in SIDES]
     power = recording.exo_torque_nm_kg * recording.body_mass_kg * recording.joint_velocity_rad_s[:, columns]
+    request = recording.exo_command_nm_kg * recording.body_mass_kg
+    rate = np.abs(np.diff(request, axis=0)).max() * recording.rate_hz
     return {
         "torque_share_of_limit": float(torque / limits.limit_nm),
+        "rate_share_of_limit": float(rate / limits.rate_limit_nm_s),
         "power_share_of_limit": float(np.abs(power).max() / limits.power_limit_w),
     }
 
