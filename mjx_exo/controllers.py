@@ -24,8 +24,9 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from mjx_exo.onnx_file import GOLDEN_TOLERANCE_NM_PER_KG, open_onnx
 from mjx_exo.walking import sensors
-from mjx_exo.walking.env import EnvState, WalkingEnv
+from mjx_exo.walking.env import WalkingEnv
 from mjx_exo.walking.reference_controllers import ReferenceInputs, reference_controller, reset_where
+from mjx_exo.walking.state import EnvState
 
 
 class DeviceController(Protocol):
@@ -44,7 +45,6 @@ class DeviceController(Protocol):
         ...
 
 
-@struct.dataclass
 class ControlledState(EnvState):
     """An environment's state and the memory of what drives the device."""
 
@@ -81,16 +81,16 @@ class ControlledEnv(WalkingEnv):
 
     def hip_angle_rad(self, state: EnvState) -> Array:
         """Hip flexion [N, 2], right and left."""
-        return state.physics.qpos[:, 7:][:, self._legs[:, self._hip]]
+        return state.physics.qpos[:, 7:][:, self.walkers.legs[:, self.walkers.hip]]
 
     def hip_moment_nm_kg(self, state: EnvState) -> Array:
         """Biological hip moment [N, 2] of the last tick: muscles and passive structures, device excluded."""
         moment = state.readings.muscle_moment_nm + state.readings.passive_moment_nm
-        return moment[:, self._legs[:, self._hip]] / self.body_mass_kg[:, None]
+        return moment[:, self.walkers.legs[:, self.walkers.hip]] / self.body_mass_kg[:, None]
 
     def foot_load_bw(self, state: EnvState) -> Array:
         """Vertical ground force [N, 2] in body weights, the worn device's weight included."""
-        return state.readings.foot_force_n[:, :, 2] / self._body_weight[:, None]
+        return state.readings.foot_force_n[:, :, 2] / self.walkers.body_weight_n[:, None]
 
 
 class ReferenceDriver:
