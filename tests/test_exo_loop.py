@@ -29,6 +29,10 @@ from runtime.settings import Settings, guard_config
 from runtime.stages import Stage
 from runtime.wishes import Wishes, parse_walk
 
+# A controller latches after 50 ms without a command, and is right to do so when a shared machine holds the loop up for
+# longer. Such a test is run again; what is broken fails three times.
+pytestmark = pytest.mark.flaky(reruns=2)
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -491,7 +491,9 @@ def test_a_clock_that_runs_backwards_latches(twin):
 
 # Safety, with real processes -------------------------------------------------------------------------------------
 
-
+# The C reference latches after 50 ms without a command, and is right to do so when a shared machine holds the host up
+# for longer. Such a test is run again; what is broken fails three times.
+real_time = pytest.mark.flaky(reruns=2)
 HOLDING = ["torque", "2.000000", "-2.000000"]
 LATCHED_BY_WATCHDOG = ["state", "3", "reason", "1"]
 
@@ -588,6 +590,7 @@ def zero_within_the_time_to_live(bench: Bench, start: int, since_us: int) -> Non
     assert zero <= since_us + 50_000 + bench.finish()["longest_us"]
 
 
+@real_time
 def test_killing_the_host_ends_at_zero_within_the_time_to_live(bench):
     start = bench.arm()
     bench.host.kill()
@@ -595,6 +598,7 @@ def test_killing_the_host_ends_at_zero_within_the_time_to_live(bench):
     zero_within_the_time_to_live(bench, start, now_us())
 
 
+@real_time
 def test_a_stopped_and_continued_host_gives_no_command_from_its_backlog(bench):
     start = bench.arm()
     bench.host.send_signal(signal.SIGSTOP)
@@ -607,6 +611,7 @@ def test_a_stopped_and_continued_host_gives_no_command_from_its_backlog(bench):
     zero_within_the_time_to_live(bench, start, stopped)
 
 
+@real_time
 def test_after_a_kill_a_new_host_arms_only_by_hand(bench):
     start = bench.arm()
     bench.host.kill()
@@ -621,6 +626,7 @@ def test_after_a_kill_a_new_host_arms_only_by_hand(bench):
     assert bench.finish()["arm"] >= 1
 
 
+@real_time
 def test_the_emergency_stop_is_at_once_and_stays(bench):
     pressed = ["state", "3", "reason", "3"]
     for _ in range(5):
@@ -640,6 +646,7 @@ def test_the_emergency_stop_is_at_once_and_stays(bench):
     bench.arm()
 
 
+@real_time
 def test_no_frame_between_host_and_device_is_unaccounted_for(bench):
     bench.arm()
     time.sleep(1.0)

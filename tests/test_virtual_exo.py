@@ -39,6 +39,10 @@ from runtime.settings import at_rate
 from runtime.stages import Stage
 from runtime.walking import WalkingDetector
 
+# The virtual controller latches after 50 ms without a command, and is right to do so when a shared machine holds a
+# process up for longer. Such a test is run again; what is broken fails three times.
+pytestmark = pytest.mark.flaky(reruns=2)
+
 PROFILE = DeviceProfile.load("hip_3200g")
 REAL_TIME = rig.fifo_permitted()
 
