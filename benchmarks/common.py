@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 
 _PACKAGES = ("mujoco", "mujoco-mjx", "myo-sim", "jax", "jaxlib", "numpy", "numba")
 

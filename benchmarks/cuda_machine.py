@@ -23,8 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.errors import UserError, run_command
+from mjx_exo.files import write_atomically
 
 CALL_AGAIN = 3
 # Import names of what the work needs beyond the standard library; `warp` is an extra.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mjx_exo.files import write_atomically as write_atomically
-
 
 def cache_dir() -> Path:
     """`$MJX_EXO_CACHE_DIR`, else `mjx-exo` in the user's cache directory; created if missing."""

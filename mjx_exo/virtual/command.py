@@ -10,9 +10,9 @@ import signal
 from pathlib import Path
 from typing import NoReturn
 
-from mjx_exo.cache import write_atomically
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
+from mjx_exo.files import write_atomically
 from mjx_exo.virtual.exo import HELP, VirtualExo
 from mjx_exo.virtual.faults import FAULT_SYNTAX, KINDS, FaultInjector, RandomFaults, parse_fault
 from mjx_exo.virtual.motion import ScriptedWearer, Wearer
