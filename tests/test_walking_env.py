@@ -13,8 +13,9 @@ import pytest
 
 from mjx_exo.errors import UserError
 from mjx_exo.walking.build import build_environment
-from mjx_exo.walking.commands import advance_command, draw_command, gravity
+from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
+from mjx_exo.walking.gait_clock import advance_clock, held
 
 N = 16
 
@@ -134,6 +135,47 @@ def test_narrow_commands_come_first():
     config = CommandConfig(speed_m_s=(0.6, 1.8))
     closed = draw_command(jax.random.key(0), config, 64, jnp.float32(0.0))
     np.testing.assert_allclose(np.asarray(closed.speed_m_s), 1.2, rtol=1e-6)
+
+
+def test_standing_is_asked_for_only_where_it_is_configured():
+    config = CommandConfig(speed_m_s=(0.8, 1.6), stand_share=0.25)
+    drawn = draw_command(jax.random.key(0), config, 4000, jnp.float32(1.0))
+    still = np.asarray(standing(drawn.speed_m_s))
+    assert 0.2 < still.mean() < 0.3 and (np.asarray(drawn.speed_m_s)[~still] >= 0.8).all()
+    never = draw_command(jax.random.key(0), dataclasses.replace(config, stand_share=0.0), 4000, jnp.float32(1.0))
+    assert not standing(never.speed_m_s).any()
+
+
+def test_a_command_goes_between_standing_and_walking_without_creeping():
+    config = CommandConfig(speed_m_s=(0.8, 0.8), speed_rate_m_s2=0.5)
+    command = draw_command(jax.random.key(0), config, 2, jnp.float32(1.0))
+    command = command._replace(speed_m_s=jnp.array([0.0, 0.8]), speed_target_m_s=jnp.array([0.8, 0.0]))
+    seen = []
+    for _ in range(120):
+        command = advance_command(jax.random.key(1), command, config, 0.02, jnp.float32(1.0), jnp.float32(0.0))
+        seen.append(np.asarray(command.speed_m_s))
+    starting, stopping = np.array(seen).T
+    assert starting[0] == pytest.approx(SLOWEST_WALK_M_S) and starting[-1] == pytest.approx(0.8)
+    assert (np.diff(starting) >= 0).all() and (np.diff(starting) <= 0.0101).all()
+    assert stopping[-1] == 0.0 and not ((stopping > 0) & (stopping < SLOWEST_WALK_M_S)).any()
+
+
+def test_the_clock_finishes_the_step_before_standing_and_goes_on_from_there():
+    phase, one = jnp.array([0.0, 0.2, 0.5, 0.97]), jnp.ones(4)
+    for _ in range(100):
+        last, phase = phase, advance_clock(phase, 0.0 * one, one, 0.02)
+        ahead = np.asarray(phase - last) % 1.0
+        assert (ahead < 0.03).all()
+    assert np.asarray(phase).tolist() == [0.0, 0.5, 0.5, 0.0]
+    assert (np.asarray(advance_clock(phase, 1.25 * one, one, 0.02)) > np.asarray(phase)).all()
+
+
+def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
+    state = env.with_command(reset(jax.random.key(0)), jnp.zeros(N), jnp.zeros(N))
+    assert not np.asarray(state.physics.qvel).any() and not np.asarray(state.physics.qpos)[:, 7:].any()
+    assert held(state).all() and set(np.asarray(state.phase).tolist()) <= {0.0, 0.5}
+    walking = env.with_command(reset(jax.random.key(0)), jnp.full(N, 1.25), jnp.zeros(N))
+    assert not held(walking).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
 
 
 def test_uphill_gravity_pulls_back():

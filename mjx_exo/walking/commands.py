@@ -11,6 +11,7 @@ from jax import Array
 from mjx_exo.walking.config import CommandConfig
 
 GRAVITY_M_S2 = 9.81
+SLOWEST_WALK_M_S = 0.3  # nobody is asked to walk more slowly: from standing, a command begins here
 
 
 class Command(NamedTuple):
@@ -25,9 +26,12 @@ class Command(NamedTuple):
 
 
 def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array) -> Command:
-    """Fresh commands, already reached. `widen` (0…1) opens the ranges from their middle."""
+    """Fresh commands, already reached. `widen` (0…1) opens the ranges from their middle and the share of standing."""
     speed_key, slope_key = jax.random.split(key)
     speed = _draw(speed_key, config.speed_m_s, num_envs, widen)
+    if config.stand_share > 0:
+        stand = jax.random.uniform(jax.random.fold_in(speed_key, 1), (num_envs,)) < config.stand_share * widen
+        speed = jnp.where(stand, 0.0, speed)
     slope = _draw(slope_key, config.slope_rad, num_envs, widen)
     return Command(speed, speed, slope, slope, jnp.zeros((num_envs, 3)), jnp.zeros(num_envs))
 
@@ -36,6 +40,11 @@ def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) ->
     low, high = span
     middle = 0.5 * (low + high)
     return middle + widen * 0.5 * (high - low) * jax.random.uniform(key, (num_envs,), minval=-1.0, maxval=1.0)
+
+
+def standing(speed_m_s: Array) -> Array:
+    """[N] True where a commanded speed [N] asks to stand still."""
+    return speed_m_s < 0.5 * SLOWEST_WALK_M_S
 
 
 def advance_command(
@@ -63,7 +72,7 @@ def advance_command(
         left = jnp.where(begin, config.push_s, left)
         push = jnp.where(begin[:, None], new, jnp.where((left > 0)[:, None], push, 0.0))
     return Command(
-        speed_m_s=_follow(command.speed_m_s, speed_target, config.speed_rate_m_s2 * dt_s),
+        speed_m_s=_follow_speed(command.speed_m_s, speed_target, config.speed_rate_m_s2 * dt_s),
         speed_target_m_s=speed_target,
         slope_rad=_follow(command.slope_rad, slope_target, config.slope_rate_rad_s * dt_s),
         slope_target_rad=slope_target,
@@ -74,6 +83,13 @@ def advance_command(
 
 def _follow(value: Array, target: Array, step: float) -> Array:
     return value + jnp.clip(target - value, -step, step)
+
+
+def _follow_speed(value: Array, target: Array, step: float) -> Array:
+    """Like `_follow`, but what lies between standing and the slowest walk is skipped."""
+    floor = jnp.where(standing(target), 0.0, SLOWEST_WALK_M_S)
+    near = jnp.maximum(_follow(value, target, step), jnp.minimum(floor, target))
+    return jnp.where(standing(target) & (near < SLOWEST_WALK_M_S), target, near)
 
 
 def gravity(slope_rad: Array) -> Array:

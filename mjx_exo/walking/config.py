@@ -42,6 +42,7 @@ class CommandConfig:
 
     speed_m_s: tuple[float, float] = (1.25, 1.25)  # range of commanded speeds
     slope_rad: tuple[float, float] = (0.0, 0.0)  # range of slopes, uphill positive
+    stand_share: float = 0.0  # share of the commands that ask to stand still
     resample_s: float = 0.0  # mean time between new commands in mid-episode; 0: only at the start
     speed_rate_m_s2: float = 0.4  # how fast a speed command may change
     slope_rate_rad_s: float = 0.05  # how fast the slope may change

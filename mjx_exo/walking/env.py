@@ -19,25 +19,20 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.physics.interface import Drive, Engine, Readings
 from mjx_exo.walking import exo_rewards, observations
 from mjx_exo.walking.actions import HumanActions
-from mjx_exo.walking.commands import Command, advance_command, draw_command, gravity
+from mjx_exo.walking.commands import Command, advance_command, draw_command, gravity, standing
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
+from mjx_exo.walking.gait_clock import advance_clock, clock_frequency_hz, held
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
 from mjx_exo.walking.walkers import Walkers
 
 SPEED_FILTER_S = 0.5  # an instantaneous speed reward settles 5 % slow; one filtered over half a second, 2 %
-_CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency of the gait clock at a speed; it grows with its square root
 
 Controller = Callable[[Any, EnvState], tuple[Array, Any]]
 """(carry, state at a tick of the device) → (desired torque [N, 2] in Nm, carry)."""
-
-
-def clock_frequency_hz(speed_m_s: Array) -> Array:
-    """Stride frequency [N] in Hz of the gait clock at commanded speeds [N] (by construction, not learned)."""
-    return _CLOCK_HZ * jnp.sqrt(jnp.maximum(speed_m_s, 0.2) / _CLOCK_SPEED)
 
 
 class WalkingEnv:
@@ -153,13 +148,20 @@ class WalkingEnv:
         return state.replace(curriculum=Curriculum(strictness, widen))
 
     def with_command(self, state: EnvState, speed_m_s: Array, slope_rad: Array, strictness: float = 1.0) -> EnvState:
-        """The state started anew with given commands [N], no pushes, and walking at about the commanded speed."""
+        """A fresh state with given commands [N], no pushes; at about the commanded speed, or standing at zero."""
         scale = (speed_m_s / jnp.maximum(state.command.speed_m_s, 0.1))[:, None]
-        zeros = jnp.zeros(self.num_envs)
+        zeros, still = jnp.zeros(self.num_envs), standing(speed_m_s)
+        upright = self._starts["qpos"][self.walkers.wearer_of, PHASES]
+        sensors = jnp.where(still[:, None], self._starts["sensors"][self.walkers.wearer_of, PHASES], state.sensors)
         return self.observed(
             state.replace(
                 command=Command(speed_m_s, speed_m_s, slope_rad, slope_rad, jnp.zeros((self.num_envs, 3)), zeros),
-                physics=state.physics._replace(qvel=state.physics.qvel * scale),
+                physics=state.physics._replace(
+                    qpos=jnp.where(still[:, None], upright, state.physics.qpos), qvel=state.physics.qvel * scale
+                ),
+                sensors=sensors,
+                readings=state.readings._replace(sensors=sensors),
+                phase=jnp.where(still, jnp.round(2.0 * state.phase) % 2.0 / 2.0, state.phase),
                 speed_filtered_m_s=state.physics.qvel[:, 0] * scale[:, 0],
                 curriculum=Curriculum(jnp.float32(strictness), jnp.float32(1.0)),
             )
@@ -191,7 +193,7 @@ class WalkingEnv:
         dt, physics, command = self.control_dt, moved.physics, moved.command
         speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
         moved = moved.replace(
-            phase=(state.phase + dt * decision.bend * clock_frequency_hz(command.speed_m_s)) % 1.0,
+            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, dt),
             speed_filtered_m_s=speed,
             previous_action=decision.action,
             time_s=state.time_s + dt,
@@ -239,6 +241,7 @@ class WalkingEnv:
                 speed_filtered_m_s=after.speed_filtered_m_s,
                 speed_command_m_s=after.command.speed_m_s,
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
+                held=held(after),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
                 impact_free_bw=jnp.float32(1.2),
             )
@@ -271,7 +274,9 @@ class WalkingEnv:
         n = self.num_envs
         command_key, phase_key, speed_key, noise_key, act_key = jax.random.split(key, 5)
         command = draw_command(command_key, self.config.command, n, curriculum.widen)
-        index = jax.random.randint(phase_key, (n,), 0, PHASES)
+        still = standing(command.speed_m_s)
+        index = jnp.where(still, PHASES, jax.random.randint(phase_key, (n,), 0, PHASES))
+        phase = self._starts["phase"][index] + 0.5 * (still & jax.random.bernoulli(act_key, shape=(n,)))
         scale = command.speed_m_s / REFERENCE_SPEED_M_S * jax.random.uniform(speed_key, (n,), minval=0.85, maxval=1.1)
         qpos = self._starts["qpos"][self.walkers.wearer_of, index]
         noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
@@ -291,7 +296,7 @@ class WalkingEnv:
             command=command,
             exo=Exo(jnp.zeros((n, 2)), jnp.zeros((n, self._delay, 2))),
             curriculum=curriculum,
-            phase=self._starts["phase"][index],
+            phase=phase,
             speed_filtered_m_s=qvel[:, 0],
             previous_action=jnp.zeros((n, self.human_action_size)),
             time_s=zeros,

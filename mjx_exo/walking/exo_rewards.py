@@ -10,12 +10,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-TERMS = ("effort", "joint_power", "agreement", "smoothness", "alive")
+from mjx_exo.walking.commands import standing
+
+TERMS = ("effort", "joint_power", "agreement", "smoothness", "standing", "alive")
 
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
 _AGREEMENT = 1.0  # per W/kg of device power, negative power counting three times
 _SMOOTHNESS = -2.0  # per squared change of the requested torque, in torque limits
+_STANDING = -10.0  # per squared torque request, in torque limits, while the wearer is to stand still
 _ALIVE = 1.5  # more than everything else costs, or falling early would pay
 
 
@@ -30,5 +33,8 @@ def reward_terms(before: Any, after: Any, limits: Any, body_mass_kg: Array) -> d
         "joint_power": _JOINT_POWER * readings.positive_power_w.sum(-1) / body_mass_kg,
         "agreement": _AGREEMENT * (positive - 3.0 * negative),
         "smoothness": _SMOOTHNESS * (change**2).sum(-1),
+        "standing": _STANDING
+        * standing(after.command.speed_m_s)
+        * ((after.exo.requested_nm / limits.limit_nm) ** 2).sum(-1),
         "alive": jnp.full_like(body_mass_kg, _ALIVE),
     }

@@ -1,7 +1,8 @@
 """Reward terms of the human actor: named, unweighted, per environment.
 
 No motion capture and no norm curve is in here. The gait clock rewards a loaded, still foot in its stance phase and an
-unloaded one in swing; everything else is what a walker pays for: effort, limits, impact, not going where asked.
+unloaded one in swing, and two loaded, still feet while the clock is held for standing; everything else is what a
+walker pays for: effort, limits, impact, not going where asked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PASSING = (0.68, 0.93)  # share in which the toes should pass well above the flo
 _TOE_HEIGHT_M = 0.05  # the toes hang a little: published feet with toes and shoes need this much
 _SOLE_GIVES_M = 0.006  # a sole gives this much under load; more is a foot slapped through the soft floor
 _CLEAR_M = 0.13  # lateral distance of the feet's middles at which shoes pass each other freely
+_STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _LOADED_BW = 0.4  # a foot with this much of body weight counts as fully loaded
 
 
@@ -38,6 +40,7 @@ class RewardInputs(NamedTuple):
     speed_filtered_m_s: Array  # [N]
     speed_command_m_s: Array  # [N]
     leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
+    held: Array  # [N] True where the clock is held: standing
     hip_rotation_rad: Array  # [N, 2]
     impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
 
@@ -51,6 +54,11 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array) -> Arra
     return jnp.where(stance, loaded * still, jnp.where(swing, 1.0 - loaded, 0.5))
 
 
+def standing_agreement(load_bw: Array, foot_speed_m_s: Array) -> Array:
+    """0…1 per leg: loaded and still. All [N, 2]."""
+    return jnp.clip(load_bw / _STANDING_BW, 0.0, 1.0) * jnp.exp(-4.0 * foot_speed_m_s**2)
+
+
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
     """Every term of `RewardWeights`, unweighted, [N] each."""
     k, r = x.kinematics, x.readings
@@ -60,7 +68,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    early = (x.leg_phase < 0.08) | (x.leg_phase > 0.96)
+    early = ((x.leg_phase < 0.08) | (x.leg_phase > 0.96)) & ~x.held[:, None]
     toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -1.0, 1.0)
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
@@ -74,7 +82,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "speed": 0.5 * jnp.exp(-3.0 * speed_error**2) + 0.5 * jnp.exp(-40.0 * speed_error**2),
         "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2),
         "upright": jnp.exp(-12.0 * tilt_sq),
-        "clock": clock_agreement(x.leg_phase, load, foot_speed).mean(axis=-1),
+        "clock": jnp.where(
+            x.held[:, None], standing_agreement(load, foot_speed), clock_agreement(x.leg_phase, load, foot_speed)
+        ).mean(axis=-1),
         "alive": jnp.ones_like(speed_error),
         "heel_first": (early * toe_above_heel).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.

@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mjx_exo import standing
 from mjx_exo.device import DeviceProfile
 
 LONGEST_HOLD = 2
 """Lost samples in a row that are held, in training as in the loop; the loop ramps to zero at the third."""
 LONGEST_LATENCY_S = 0.06
 """The signal's history reaches this far back; longer latencies are cut to it."""
+CALIBRATION_S = 4.0
+"""How long a wearer stands before walking: at least two estimates of the bias, of which the last counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class SensorRanges:
     noise_factor: tuple[float, float] = (0.5, 2.0)
     """Times the profile's noise density."""
     calibrated: bool = True
-    """Whether the wearer stood still first, so that only the profile's residual bias is left."""
+    """Whether the wearer stood still first and the bias was estimated, so that only what the sway left of it stays."""
     drift_rad_s_sqrt_s: tuple[float, float] = (0.0, 5e-4)
     """Random walk of the bias: its standard deviation after one second."""
     misalignment_factor: tuple[float, float] = (0.0, 1.0)
@@ -128,10 +131,9 @@ def draw_sensor(
     tilt = imu.misalignment_rad * uniform("tilt", ranges.misalignment_factor, 2)
     direction = uniform("direction", (-math.pi, math.pi), 2)
     twist = imu.misalignment_rad * ranges.misalignment_factor[1] * uniform("twist", (-1.0, 1.0), 2)
+    bias = imu.bias_rad_s * uniform("bias", (-1.0, 1.0), 2, 3)
     if ranges.calibrated:
-        bias = imu.bias_after_calibration_rad_s * jax.random.normal(keys["bias"], (num_envs, 2, 3))
-    else:
-        bias = imu.bias_rad_s * uniform("bias", (-1.0, 1.0), 2, 3)
+        bias = bias - estimated_bias(profile, jax.random.fold_in(keys["bias"], 1), bias)
     every = jnp.ones((num_envs,))
     return SensorParameters(
         mounting=jnp.stack([twist, tilt * jnp.cos(direction), tilt * jnp.sin(direction)], axis=-1),
@@ -150,6 +152,46 @@ def draw_sensor(
         slip_time_s=ranges.slip_time_s,
         history=_history(profile.link.rate_hz),
     )
+
+
+def sway_rad_s(profile: DeviceProfile) -> float:
+    """Standard deviation of a standing thigh's angular velocity with which the bias is found as well as `profile` says.
+
+    It is the profile's `bias_after_calibration_rad_s`, the other way round through the residual of `mjx_exo.standing`.
+    """
+    return profile.imu.bias_after_calibration_rad_s * math.sqrt(standing.STANDING_S / standing.SWAY_CORRELATION_S)
+
+
+def sway_step(key: jax.Array, sway: jax.Array, spread_rad_s: jax.Array | float, dt_s: float) -> jax.Array:
+    """Angular velocity of a swaying thigh one sample later, rad/s, any shape: an Ornstein-Uhlenbeck step.
+
+    Its mean over a quiet stretch has the standard error that `mjx_exo.standing` counts with.
+    """
+    keep = math.exp(-dt_s / (0.5 * standing.SWAY_CORRELATION_S))
+    return keep * sway + spread_rad_s * math.sqrt(1.0 - keep * keep) * jax.random.normal(key, sway.shape)
+
+
+def estimated_bias(profile: DeviceProfile, key: jax.Array, bias: jax.Array) -> jax.Array:
+    """What standing still tells about `bias` [N, 2, 3] rad/s: the sum that the loop on the device does, on its figures.
+
+    An estimate that never came, because the wearer never stood quietly, counts as 0.
+    """
+    rate_hz, spread = profile.link.rate_hz, sway_rad_s(profile)
+    axes_first = jnp.swapaxes(bias, 1, 2)  # the estimate is made from [right, left] pairs
+    largest = max(standing.LARGEST_BIAS_RAD_S, 1.5 * profile.imu.bias_rad_s)
+    start_key, run_key = jax.random.split(key)
+
+    def tick(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+        state, sway = carry
+        sway_key, noise_key = jax.random.split(key)
+        sway = sway_step(sway_key, sway, spread, 1.0 / rate_hz)
+        noise = profile.imu.noise_rad_s * jax.random.normal(noise_key, sway.shape)
+        return (standing.update(state, axes_first + sway + noise, rate_hz, largest), sway), None
+
+    sway = spread * jax.random.normal(start_key, axes_first.shape)
+    keys = jax.random.split(run_key, round(CALIBRATION_S * rate_hz))
+    (state, _), _ = jax.lax.scan(tick, (standing.start(axes_first), sway), keys)
+    return jnp.swapaxes(state.bias, 1, 2)
 
 
 def perfect_sensor(num_envs: int, rate_hz: float = 100.0) -> SensorParameters:
