@@ -168,6 +168,11 @@ class Controller:
         """Of the newest sensor frame; 0 before the first."""
         return self._sent_sequence
 
+    @property
+    def command_born_us(self) -> int:
+        """When the sample was sent that the newest command taken while armed answers."""
+        return self._born_us
+
     def _advance(self, now_us: int) -> None:
         if self._now_us is not None and now_us < self._now_us:
             self._latch(LatchReason.CLOCK, at_once=True)

@@ -2,9 +2,11 @@
 
     python loop_device.py RATE_HZ PROFILE [FOLDER]
 
-Prints `port PATH` (a link in FOLDER, so that it keeps its name when plugged in again), then `T state STATE REASON` and
-`T torque RIGHT LEFT` at changes (T is time.monotonic). Lines on stdin do harm, for S seconds or for good: `drop S`,
-`freeze S`, `nan S`, `corrupt S`, `repeat S`, `unplug S`, `estop S`, `swap S`, `mirror S`, `still S`; `quit` ends it.
+Prints `port PATH` (a link in FOLDER, so that it keeps its name when plugged in again), then lines that begin with the
+time.monotonic: `state STATE REASON` and `torque RIGHT LEFT` at changes, `stop REASON AGE` for stop frames (AGE, ms: how
+long ago the sample was sent that the newest command in force answered), and `held GAP 0` when this process itself was
+held up for GAP ms. Lines on stdin do harm, for S seconds or for good: `drop S`, `freeze S`, `nan S`, `corrupt S`,
+`repeat S`, `unplug S`, `estop S`, `swap S`, `mirror S`, `still S`; `quit` ends it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from runtime.controller import Controller, Health
 from runtime.link import device_identity
 from runtime.messages import HelloAck, RequestKind, Sensor
 
+NOT_STOPPED = -1
+HELD_UP_S = 0.01  # it means to serve every 2 ms
 LIFT_S = 0.8
 STRIDE_S = 0.9
 
@@ -64,6 +68,7 @@ class Device:
         self.slave = -1
         self.sent = 0
         self.seen: tuple = ()
+        self.served_s = time.monotonic()
         self.last_gyro = (0.0, 0.0)
         self.link = os.path.join(sys.argv[3], "port") if len(sys.argv) > 3 else ""
         self.plug()
@@ -100,12 +105,19 @@ class Device:
     def serve(self, now_s: float) -> None:
         """Bytes in, answers out, a controller tick, and the sample that is due."""
         now_us = int(now_s * 1e6)
+        if now_s - self.served_s > HELD_UP_S:
+            print(f"{now_s:.6f} held {1e3 * (now_s - self.served_s):.3f} 0", flush=True)
+        self.served_s = now_s
         if self.master < 0 and not self.is_broken("unplug", now_s):
             self.plug()
         if self.master >= 0:
+            self.controller.stop_reason = NOT_STOPPED
             with contextlib.suppress(BlockingIOError):
                 self.controller.receive(os.read(self.master, 4096), now_us)
             self.write(self.controller.reply())
+            if self.controller.stop_reason != NOT_STOPPED:
+                age_ms = 1e-3 * (now_us - self.controller.command_born_us)
+                print(f"{now_s:.6f} stop {self.controller.stop_reason} {age_ms:.3f}", flush=True)
         while self.controller.requests:
             request = self.controller.requests.pop(0)
             self.wearer.ask(request.kind, now_s)

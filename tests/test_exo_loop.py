@@ -6,25 +6,20 @@ promises (the controller's time to live) or generous.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from loop_bench import ENVIRONMENT, HELD_UP, PATIENCE_S, Bench
 from tiny_policy import torque_of, write_policy
 
 from mjx_exo.device import DeviceProfile
 from runtime.feed import window_rows
-from runtime.messages import ControllerState, LatchReason
+from runtime.messages import ControllerState, LatchReason, StopReason
 from runtime.policy import Policy
-from runtime.recorder import load_recording
 from runtime.settings import Settings, guard_config
 from runtime.stages import Stage
 from runtime.wishes import Wishes, parse_walk
@@ -32,104 +27,6 @@ from runtime.wishes import Wishes, parse_walk
 # A controller latches after 50 ms without a command, and is right to do so when a shared machine holds the loop up for
 # longer. Such a test is run again; what is broken fails three times.
 pytestmark = pytest.mark.flaky(reruns=2)
-
-ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-
-
-class Process:
-    """A child whose lines can be waited for."""
-
-    def __init__(self, *command: str):
-        self.child = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        for line in self.child.stdout:
-            self.lines.append(line.rstrip())
-
-    def tell(self, command: str) -> None:
-        self.child.stdin.write(command + "\n")
-        self.child.stdin.flush()
-
-    def wait_for(self, pattern: str, start: int = 0) -> str:
-        """The first line from `start` on that matches."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            for line in self.lines[start:]:
-                if re.search(pattern, line):
-                    return line
-            time.sleep(0.02)
-        raise AssertionError(f"no {pattern!r} in\n" + "\n".join(self.lines[-30:]))
-
-    def wait(self) -> int:
-        code = self.child.wait(PATIENCE_S)
-        time.sleep(0.1)
-        return code
-
-    def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.child.kill()
-        self.child.wait()
-
-
-class Bench:
-    """A device, a policy and loops on it."""
-
-    def __init__(self, folder: Path, rate_hz: float = 100.0):
-        self.folder = folder
-        self.policy = write_policy(folder / "student.onnx")
-        self.device = Process(str(ROOT / "tests" / "loop_device.py"), str(rate_hz), "hip_3200g", str(folder))
-        self.device.wait_for("^port ")
-        self.processes = [self.device]
-
-    def loop(self, *options: str, module: str = "runtime.exo_loop") -> Process:
-        """A loop on this device."""
-        usual = ["--policy", str(self.policy), "--port", str(self.folder / "port"), "--wearer-mass", "75"]
-        usual += ["--torque-scale", "1", "--soft-start", "1", "--log", str(self.folder / "log")]
-        process = Process("-m", module, *usual, *options)
-        self.processes.append(process)
-        return process
-
-    def recording(self):
-        """The newest recording."""
-        return load_recording(max((self.folder / "log").iterdir()))
-
-    def state(self) -> tuple[int, int]:
-        """State and latch reason the controller reported last."""
-        return [tuple(map(int, line.split()[2:4])) for line in self.device.lines if " state " in line][-1]
-
-    def torques(self) -> np.ndarray:
-        """(n, 3): time in s, right, left in Nm."""
-        lines = [line.split() for line in list(self.device.lines) if " torque " in line]
-        return np.array([[float(words[0]), float(words[2]), float(words[3])] for words in lines]).reshape(-1, 3)
-
-    def wait_for_torque(self) -> None:
-        """The wearer feels something."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if np.abs(self.torques()[-50:, 1:]).max(initial=0.0) > 5.0:
-                return
-            time.sleep(0.05)
-        raise AssertionError("no torque\n" + "\n".join(self.processes[-1].lines))
-
-    def check_zero_within_the_time_to_live(self, moment_s: float) -> None:
-        """After `moment_s` plus the time to live (and a slow test device's tick) the torque is zero and stays so."""
-        time.sleep(0.3)
-        torques = self.torques()
-        late = torques[torques[:, 0] > moment_s + 0.05 + 0.05]
-        assert not late[:, 1:].any()
-        assert not torques[-1, 1:].any()
 
 
 @pytest.fixture
@@ -146,7 +43,7 @@ def test_a_session_from_greeting_to_table(bench):
     text = "\n".join(loop.lines)
     for words in ("RIGHT thigh", "LEFT thigh", "armed", "full torque", "0 unaccounted for", "faults +none"):
         assert re.search(words, text), text
-    assert bench.state()[0] == ControllerState.DISARMED
+    bench.wait_until(lambda: bench.state()[0] == ControllerState.DISARMED, "disarmed")
     check_recording(bench)
 
 
@@ -196,7 +93,7 @@ def test_a_faster_device_is_decimated_and_every_frame_answered(bench):
     answered = rows[rows["answered"] == 1]
     assert len(answered) > 0.9 * len(rows) > 500
     assert 0.45 < rows["rows"].sum() / len(rows) < 0.55
-    assert not bench.torques()[:, 1:].any()
+    assert not bench.said("torque")[:, 1:].any()
 
 
 def test_a_device_at_another_rate_is_refused(bench):
@@ -207,23 +104,24 @@ def test_a_device_at_another_rate_is_refused(bench):
 
 def test_a_stopped_host_sends_nothing_from_its_backlog_and_needs_a_person(bench):
     loop = bench.loop("--arm")
-    bench.wait_for_torque()
-    moment_s = time.monotonic()
+    bench.assisted(loop)
     loop.child.send_signal(signal.SIGSTOP)
-    time.sleep(0.5)
-    assert bench.state() == (ControllerState.LATCHED, LatchReason.WATCHDOG)
-    bench.check_zero_within_the_time_to_live(moment_s)
+    os.waitid(os.P_PID, loop.child.pid, os.WSTOPPED | os.WNOWAIT)
+    moment_s = time.monotonic()
+    assert bench.wait_latched() == LatchReason.WATCHDOG
+    bench.check_zero_after(moment_s)
+    time.sleep(0.5)  # samples pile up
     loop.child.send_signal(signal.SIGCONT)
     loop.wait_for("fault .*(held up|no fresh)")
     time.sleep(1.0)
-    bench.check_zero_within_the_time_to_live(moment_s)
+    bench.check_zero_after(moment_s)
     start = len(loop.lines)
     loop.tell("arm")
     loop.wait_for("type 'reset' first", start)
     loop.tell("reset")
     loop.wait_for("ready .*fault reset", start)
     loop.tell("arm")
-    loop.wait_for("full torque", start)
+    bench.assisted(loop, start)
     loop.tell("disarm")
     loop.wait_for("torque is zero, disarmed", start)
     loop.tell("quit")
@@ -233,17 +131,15 @@ def test_a_stopped_host_sends_nothing_from_its_backlog_and_needs_a_person(bench)
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
 def test_an_ended_host_leaves_the_device_at_zero(bench, how):
     loop = bench.loop("--arm")
-    bench.wait_for_torque()
-    moment_s = time.monotonic()
+    bench.assisted(loop)
     loop.child.send_signal(getattr(signal, how))
-    code = loop.wait()
-    bench.check_zero_within_the_time_to_live(moment_s)
-    state, reason = bench.state()
-    assert state == ControllerState.LATCHED
+    code = loop.child.wait(PATIENCE_S)
+    bench.check_zero_after(time.monotonic())
     if how == "SIGKILL":
-        assert code == -signal.SIGKILL and reason == LatchReason.WATCHDOG
+        assert code == -signal.SIGKILL and bench.wait_latched() == LatchReason.WATCHDOG
     else:
-        assert code == 128 + getattr(signal, how) and reason == LatchReason.HOST_STOP
+        bench.check_host_stop(StopReason.SIGNAL)
+        assert loop.wait() == code == 128 + getattr(signal, how)
         assert f"by {how}" in "\n".join(loop.lines)
     assert len(bench.recording().rows) > 300
 
@@ -251,9 +147,8 @@ def test_an_ended_host_leaves_the_device_at_zero(bench, how):
 def test_an_exception_stops_the_device_first(bench):
     loop = bench.loop("--arm", module="crashing_loop")
     assert loop.wait() == 1
-    assert bench.state() == (ControllerState.LATCHED, LatchReason.HOST_STOP)
+    bench.check_host_stop(StopReason.EXCEPTION)
     assert "exception: ZeroDivisionError" in "\n".join(loop.lines)
-    assert not bench.torques()[-1, 1:].any()
 
 
 def test_a_loop_that_computes_on_and_on_is_stopped_by_itself_and_by_the_controller(bench, monkeypatch):
@@ -262,23 +157,26 @@ def test_a_loop_that_computes_on_and_on_is_stopped_by_itself_and_by_the_controll
     loop.child.stdin.close()
     assert loop.wait() == 3
     assert re.search("computed for too long|held up|controller disarmed", "\n".join(loop.lines))
-    assert bench.state()[0] == ControllerState.LATCHED and not bench.torques()[-1, 1:].any()
+    bench.wait_latched()
 
 
 def test_unplugging_plugging_in_and_arming_again(bench):
     loop = bench.loop("--arm")
-    bench.wait_for_torque()
+    bench.assisted(loop)
     start = len(loop.lines)
     bench.device.tell("unplug 1")
-    loop.wait_for("fault .*cable", start)
+    loop.wait_for("the link is lost: .*look after cable", start)
+    loop.wait_for(f"fault  .*(cable|{HELD_UP})", start)
+    bench.wait_latched()
     loop.wait_for("the device is back; type 'reset'", start)
     time.sleep(0.5)
     assert not any("ramp" in line for line in loop.lines[start:])
     loop.tell("reset")
     loop.wait_for("lift your RIGHT thigh", start)
     loop.wait_for("ready .*sides and signs are right", start)
+    start = len(loop.lines)
     loop.tell("arm")
-    loop.wait_for("full torque", start)
+    bench.assisted(loop, start)
     loop.tell("quit")
     assert loop.wait() == 0
     assert "1 reconnects" in "\n".join(loop.lines)
@@ -286,35 +184,32 @@ def test_unplugging_plugging_in_and_arming_again(bench):
 
 def test_every_harm_is_a_fault_that_a_person_has_to_reset(bench):
     loop = bench.loop("--arm")
-    loop.wait_for("full torque")
+    bench.assisted(loop)
     for harm, words in (
         ("drop 0.3", "no fresh sensor sample"),
         ("freeze 0.3", "not changed"),
         ("nan 0.3", "no fresh sensor sample"),
         ("corrupt 0.3", "no fresh sensor sample"),
     ):
-        start = len(loop.lines)
-        bench.device.tell(harm)
-        loop.wait_for(f"fault .*({words}|controller disarmed)", start)
+        bench.provoke(loop, harm, words)
+        bench.wait_latched()
         time.sleep(0.4)
-        assert bench.state()[0] == ControllerState.LATCHED and not bench.torques()[-1, 1:].any()
-        loop.tell("reset")
-        loop.wait_for("ready ", start)
-        loop.tell("arm")
-        loop.wait_for("full torque", start)
+        assert bench.state()[0] == ControllerState.LATCHED
+        start = len(loop.lines)
+        bench.reset_and_arm(loop)
+        bench.assisted(loop, start)
     loop.tell("quit")
     assert loop.wait() == 0
 
 
 def test_a_fault_ends_a_loop_that_nobody_can_reset(bench):
     loop = bench.loop("--arm")
+    bench.assisted(loop)
     loop.child.stdin.close()
-    bench.wait_for_torque()
     bench.device.tell("estop 0.5")
     assert loop.wait() == 3
     assert "by a fault: the emergency stop is pressed" in "\n".join(loop.lines)
-    assert bench.state() == (ControllerState.LATCHED, LatchReason.EMERGENCY_STOP)
-    assert not bench.torques()[-1, 1:].any()
+    assert bench.wait_latched() == LatchReason.EMERGENCY_STOP
 
 
 @pytest.mark.parametrize(("harm", "words"), [("swap", "swapped sides"), ("mirror", "flipped sign: the right")])
@@ -322,7 +217,7 @@ def test_wrong_wiring_is_found_before_arming(bench, harm, words):
     bench.device.tell(harm)
     loop = bench.loop("--arm")
     loop.wait_for(f"fault .*{words}")
-    assert not bench.torques()[:, 1:].any()
+    assert not bench.said("torque")[:, 1:].any()
     loop.tell("quit")
     loop.wait()
 
