@@ -1,4 +1,8 @@
-"""`python -m mjx_exo.synergies extract activations.csv`: muscle synergies out of walking data; `compare` two bases."""
+"""`python -m mjx_exo.synergies extract activations.csv`: muscle synergies out of walking data; `compare` two bases.
+
+With `--policy RUN` the data are what a trained policy's muscles do while it walks. Either way the file that is written
+can be trained with: `python -m mjx_exo.train --walking.synergies FILE`.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,29 @@ from typing import Annotated
 
 import tyro
 
-from mjx_exo.errors import run_command
+from mjx_exo.errors import UserError, run_command
 from mjx_exo.musculoskeletal.synergy_extraction import ExtractionSettings
 from mjx_exo.musculoskeletal.synergy_files import read_activations, read_synergies
+from mjx_exo.synergy_rollouts import Walk
 
 PUBLISHED = "published"
 
 
 @dataclasses.dataclass(frozen=True)
 class Extract:
-    """Extract muscle synergies, one basis for both legs, from a CSV of activations.
+    """Extract muscle synergies, one basis for both legs, from a CSV of activations or from a policy's own walking.
 
     The CSV has a header line: time_s, then <muscle>_r and <muscle>_l for every muscle. Writes the synergies as JSON and
-    a figure (PNG) beside it.
+    a figure (PNG) beside it; with --policy the activations, too, as such a CSV.
     """
 
-    activations: tyro.conf.Positional[Path]
+    activations: tyro.conf.Positional[Path | None] = None
     """CSV with columns time_s, <muscle>_r, <muscle>_l, …"""
+    policy: str | None = None
+    """Instead of a CSV: a run folder, policy folder or pretrained name; best one trained on raw muscles."""
+    walk: Walk = dataclasses.field(default_factory=Walk)
     out: Path | None = None
-    """Where to write the synergies (JSON); by default <name of the CSV>_synergies.json in the current folder."""
+    """Where to write the synergies (JSON); by default <name of the data>_synergies.json in the current folder."""
     exclude: tuple[str, ...] = ()
     """Muscles to leave out, without side: for example trunk muscles, which are driven directly."""
     settings: tyro.conf.OmitArgPrefixes[ExtractionSettings] = dataclasses.field(default_factory=ExtractionSettings)
@@ -58,15 +66,18 @@ def run_extract(command: Extract) -> None:
     from mjx_exo.musculoskeletal.synergy_extraction import extract
     from mjx_exo.musculoskeletal.synergy_figures import extraction_figure, png
 
-    activations = read_activations(command.activations, command.exclude)
+    if (command.activations is None) == (command.policy is None):
+        given = "neither" if command.policy is None else "both"
+        raise UserError(f"a CSV of activations or --policy RUN: {given} given; allowed: one of the two")
+    data = command.activations
+    if data is None:
+        data = _walk(command)
+    activations = read_activations(data, command.exclude)
     rate_hz = (len(activations.time_s) - 1) / (activations.time_s[-1] - activations.time_s[0])
-    print(
-        f"{command.activations}: {len(activations.muscles)} muscles per leg, "
-        f"{len(activations.time_s)} samples at {rate_hz:.4g} Hz"
-    )
+    print(f"{data}: {len(activations.muscles)} muscles per leg, {len(activations.time_s)} samples at {rate_hz:.4g} Hz")
     extraction = extract(activations, command.settings, lambda line: print(f"  {line}", flush=True))
     synergies = extraction.synergies
-    out = command.out or Path(f"{command.activations.stem}_synergies.json")
+    out = command.out or Path(f"{data.stem}_synergies.json")
     picture = out.with_suffix(".png")
     write_json(out, synergies.to_dict())
     write_bytes(picture, png(extraction_figure(extraction)))
@@ -81,6 +92,22 @@ def run_extract(command: Extract) -> None:
         largest = sorted(zip(synergies.muscles, column, strict=True), key=lambda pair: -pair[1])
         print(f"  {name}: " + ", ".join(f"{muscle} {weight:.2f}" for muscle, weight in largest if weight >= 0.2))
     print(f"wrote {out} and {picture}")
+
+
+def _walk(command: Extract) -> Path:
+    """Lets the policy walk and writes its activations; returns the CSV."""
+    from mjx_exo.cache import use_jax_cache
+    from mjx_exo.gait.files import write_text
+    from mjx_exo.synergy_rollouts import walk_activations
+
+    use_jax_cache()
+    assert command.policy is not None
+    name = Path(command.policy).name if command.out is None else command.out.stem
+    data = (Path() if command.out is None else command.out.parent) / f"{name}_activations.csv"
+    text, walked = walk_activations(command.policy, command.walk)
+    write_text(data, text)
+    print(f"{command.policy}: {walked}")
+    return data
 
 
 def run_compare(command: Compare) -> None:

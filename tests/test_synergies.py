@@ -1,7 +1,9 @@
 """Synergy extraction: known factors are found, files are checked, bases are matched, the command holds together."""
 
+import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mjx_exo.errors import UserError, run_command
 from mjx_exo.musculoskeletal import synergy_extraction as se
 from mjx_exo.musculoskeletal import synergy_files as sf
 from mjx_exo.musculoskeletal.bodies import BODIES
+from mjx_exo.musculoskeletal.synergy import PUBLISHED_MODULES, synergy_basis
 
 MUSCLES = ("abd", "glutmax", "vasti", "gastroc", "soleus", "fdl", "tibant", "edl", "rectfem")
 # Three modules, every muscle in at least one, every module in several muscles.
@@ -260,3 +263,91 @@ def test_command_names_a_mistake_in_one_line_and_leaves_nothing(monkeypatch, cap
     assert len(lines) == 1 and "bad.csv" in lines[0] and "'a_l'" in lines[0]
     assert not out.exists()
     assert run(monkeypatch, "compare", tmp_path / "none.json") == 2
+
+
+# ---------------------------------------------------------------- training with what was extracted
+
+
+def stored(path, muscles, weights):
+    """A synergy file that holds these weights."""
+    weights = np.asarray(weights, float)
+    names = tuple(f"S{i + 1}" for i in range(weights.shape[1]))
+    known = sf.Synergies(names, tuple(muscles), weights, 0.95, np.ones(len(muscles)), {}, {}, {"vaf": 0.9})
+    path.write_text(json.dumps(known.to_dict()))
+    return path
+
+
+def test_an_extracted_file_is_a_basis_to_train_with(body, tmp_path):
+    from mjx_exo.walking.build import build_environment
+    from mjx_exo.walking.config import WalkingConfig
+
+    backwards = MUSCLE_GROUPS[::-1]
+    file = stored(tmp_path / "mine.json", backwards, [[0.1 * (i + 1), 1.0, i == 3] for i in range(13)])
+    basis = synergy_basis(str(file), body)
+    assert basis.names == ("S1", "S2", "S3") and basis.size == 3
+    order = [backwards.index(m) for m in body.leg.paths.muscles]
+    np.testing.assert_allclose(basis.weights[:, 0], (1.0 + np.array(order)) / 13.0)
+    env = build_environment(WalkingConfig(num_envs=2, synergies=str(file), threads=1))
+    assert env.human_action_size == 6
+    action = np.zeros((2, 6), np.float32)
+    action[1, 5] = 1.0  # the third synergy of the left leg holds one muscle
+    raised = np.asarray(env.human_actions.excitation(action))
+    moved = [body.muscle_names[i] for i in np.flatnonzero(raised[1] != raised[0])]
+    assert moved == [f"{backwards[3]}_l"]
+
+
+def test_synergies_of_another_body_are_taken_over_by_muscle_group(tmp_path):
+    large = BODIES["myolegs_abdomen"]
+    muscles = [*large.muscle_groups, *large.trunk_muscles]
+    group = np.array([MUSCLE_GROUPS.index(large.muscle_groups[m]) if m in large.muscle_groups else 0 for m in muscles])
+    file = stored(tmp_path / "large.json", muscles, np.stack([group / 12.0, np.ones(len(muscles))], 1))
+    leg = SimpleNamespace(paths=SimpleNamespace(muscles=MUSCLE_GROUPS))
+    small = SimpleNamespace(name="small", leg=leg, muscle_groups=MUSCLE_GROUPS)
+    np.testing.assert_allclose(synergy_basis(str(file), small).weights[:, 0], np.arange(13) / 12.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("muscles", "weights", "message"),
+    [
+        (MUSCLES, TRUE, "no weights for the add muscles of body myolegs26"),
+        (MUSCLE_GROUPS, [[1.0, 0.0]] * 13, "synergy S2 moves no leg muscle"),
+        (("biceps", "soleus"), [[1.0], [1.0]], "'biceps' belongs to no known muscle group"),
+    ],
+)
+def test_synergies_that_do_not_fit_a_body_are_refused(body, tmp_path, muscles, weights, message):
+    with pytest.raises(UserError, match=message):
+        synergy_basis(str(stored(tmp_path / "s.json", muscles, weights)), body)
+
+
+def test_unknown_synergies_and_missing_files_are_told_apart(body, tmp_path):
+    with pytest.raises(UserError, match=r"unknown synergies 'none'; known: published, raw, or a synergy file"):
+        synergy_basis("none", body)
+    with pytest.raises(UserError, match=r"gone\.json: cannot be read"):
+        synergy_basis(str(tmp_path / "gone.json"), body)
+
+
+def test_a_policys_own_walking_gives_its_synergies_back(monkeypatch, capsys, tmp_path):
+    """The pretrained walker was trained on the published modules: what it uses of them is found in its muscles."""
+    out, result = tmp_path / "walker.json", tmp_path / "compared.json"
+    arguments = ["--walk.trials", 2, "--walk.seconds", 5, "--number", 5, "--out", out]
+    assert run(monkeypatch, "extract", "--policy", "teacher", *arguments) == 0
+    assert "2 of 2 walks without a fall, 1.25 m/s" in capsys.readouterr().out
+    found = sf.read_synergies(out)
+    data = sf.read_activations(tmp_path / "walker_activations.csv")
+    assert found.data["sha256"] == data.sha256 and data.values.shape == (2 * 150, 2, 13)
+    assert found.vaf > 0.9
+    assert run(monkeypatch, "compare", out, "published", "--json", result) == 0
+    compared = json.loads(result.read_text())
+    assert len(compared["pairs"]) == 5 and {pair[1] for pair in compared["pairs"]} <= set(PUBLISHED_MODULES)
+    assert compared["mean_cosine"] > max(0.85, compared["chance_cosine_p95"])
+
+
+def test_what_cannot_be_walked_is_said_before_walking(monkeypatch, capsys, csv_file):
+    from mjx_exo.synergy_rollouts import Walk, walk_activations
+
+    for change, named in (({"trials": 0}, "trials 0"), ({"seconds": 3.0}, "seconds 3"), ({"speeds": ()}, "speeds")):
+        with pytest.raises(UserError, match=named):
+            walk_activations("teacher", dataclasses.replace(Walk(), **change))
+    assert run(monkeypatch, "extract") == 2 and run(monkeypatch, "extract", csv_file, "--policy", "teacher") == 2
+    said = capsys.readouterr().err
+    assert "neither given" in said and "both given" in said

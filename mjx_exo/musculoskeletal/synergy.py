@@ -1,18 +1,22 @@
 """Muscle synergies as the action prior: a few activations per leg instead of every muscle.
 
 The published modules of walking (Neptune 2009; Allen & Neptune 2012; Clark 2010) are written by muscle group, so one
-definition serves every body, and one basis serves both legs. Raw muscles are kept as an option for comparison.
+definition serves every body, and one basis serves both legs. Raw muscles are kept as an option for comparison, and
+synergies extracted from data (`python -m mjx_exo.synergies extract`) take the published ones' place by their file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from mjx_exo.conventions import MUSCLE_GROUPS
 from mjx_exo.errors import UserError
+from mjx_exo.musculoskeletal.bodies import BODIES
 from mjx_exo.musculoskeletal.compiled import CompiledBody
+from mjx_exo.musculoskeletal.synergy_files import Synergies, read_synergies
 
 # Seven modules per leg, weights by muscle group. The first six follow the published modules; M7 separates the hip
 # abductors from the mediolateral module so that balance and weight acceptance can differ.
@@ -58,8 +62,37 @@ def raw_basis(body: CompiledBody) -> SynergyBasis:
 BASES = {"published": published_basis, "raw": raw_basis}
 
 
+def extracted_basis(synergies: Synergies, body: CompiledBody, source: str) -> SynergyBasis:
+    """Synergies from data on the muscles of a body's leg.
+
+    Muscles are found by name; where the data came from another body, each muscle takes the mean weight of its group.
+    Trunk muscles in the data are left out, as they are driven directly. Raises `UserError` naming `source` if a muscle
+    of the leg has no weight or a synergy none on any.
+    """
+    muscles = body.leg.paths.muscles
+    if set(muscles) <= set(synergies.muscles):
+        weights = synergies.weights_for(muscles)
+    else:
+        from mjx_exo.musculoskeletal.synergy_extraction import by_group  # scikit-learn, needed only here
+
+        trunk = {muscle for description in BODIES.values() for muscle in description.trunk_muscles}
+        kept = tuple(m for m in synergies.muscles if m not in trunk)
+        groups, rows = by_group(kept, synergies.weights_for(kept))
+        missing = sorted(set(body.muscle_groups) - set(groups))
+        if missing:
+            raise UserError(f"{source}: no weights for the {missing[0]} muscles of body {body.name}")
+        weights = rows[[groups.index(group) for group in body.muscle_groups]]
+    largest = weights.max(axis=0)
+    if not np.all(largest > 0):
+        silent = synergies.names[int(np.argmin(largest))]
+        raise UserError(f"{source}: synergy {silent} moves no leg muscle of body {body.name}")
+    return SynergyBasis(synergies.names, weights / largest)
+
+
 def synergy_basis(name: str, body: CompiledBody) -> SynergyBasis:
-    """The basis called `name` for a body; `UserError` naming the known ones otherwise."""
-    if name not in BASES:
-        raise UserError(f"unknown synergies '{name}'; known: {', '.join(BASES)}")
-    return BASES[name](body)
+    """The basis called `name` for a body, or the one in the synergy file `name`; `UserError` otherwise."""
+    if name in BASES:
+        return BASES[name](body)
+    if Path(name).suffix != ".json" and not Path(name).is_file():
+        raise UserError(f"unknown synergies '{name}'; known: {', '.join(BASES)}, or a synergy file (.json)")
+    return extracted_basis(read_synergies(name), body, name)

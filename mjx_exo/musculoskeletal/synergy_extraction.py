@@ -254,7 +254,7 @@ def published_synergies(muscles: Sequence[str]) -> tuple[tuple[str, ...], Floats
 
 
 def group_of(muscle: str) -> str:
-    """The muscle group of a published muscle; UserError for a name no body has."""
+    """The muscle group of a published leg muscle; UserError for a name no body has."""
     for body in BODIES.values():
         if muscle in body.muscle_groups:
             return body.muscle_groups[muscle]
@@ -267,8 +267,8 @@ def common_rows(
 ) -> tuple[tuple[str, ...], Floats, Floats]:
     """Rows that two bases share: their muscles if these are the same, their muscle groups (mean weight) otherwise."""
     if set(muscles_a) != set(muscles_b):
-        muscles_a, weights_a = _by_group(muscles_a, weights_a)
-        muscles_b, weights_b = _by_group(muscles_b, weights_b)
+        muscles_a, weights_a = by_group(muscles_a, weights_a)
+        muscles_b, weights_b = by_group(muscles_b, weights_b)
     rows = tuple(m for m in muscles_a if m in muscles_b)
     if len(rows) < 3:
         raise UserError(f"the two bases share {len(rows)} muscles or muscle groups; at least 3 are needed")
@@ -276,7 +276,8 @@ def common_rows(
     return rows, weights_a[index_a], weights_b[index_b]
 
 
-def _by_group(muscles: Sequence[str], weights: Floats) -> tuple[list[str], Floats]:
+def by_group(muscles: Sequence[str], weights: Floats) -> tuple[list[str], Floats]:
+    """Muscle groups [G] in the order in which they appear, and their mean weights [G, K], from weights [M, K]."""
     groups = [group_of(m) for m in muscles]
     names = list(dict.fromkeys(groups))
     return names, np.stack([weights[[g == name for g in groups]].mean(axis=0) for name in names])
