@@ -2,7 +2,8 @@
 
 The hardware test as a command, for a virtual device, a real one or a person's own: torque over the gait cycle per speed
 and slope against simulation, Pearson r of the stride means and of every stride, RMSE in Nm/kg, amplitude ratio and peak
-lags, with figures. LOG is a folder of `runtime.exo_loop`, a CSV made from it, or a CSV as `mjx_exo.gait.user_csv` says.
+lags, with figures. LOG is a folder of `runtime.exo_loop`, a CSV made from it, or a CSV as `mjx_exo.gait.user_csv` says;
+where speed and slope change, a conditions file cuts it (`mjx_exo.gait.device_log`).
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, default=Path("transfer_report"), help="folder to write (%(default)s)")
     made.add_argument(
-        "--conditions", type=Path, help="CSV of speed and slope over time (default: conditions.csv in LOG)"
+        "--conditions",
+        type=Path,
+        metavar="FILE",
+        help="CSV of device_time_s (or time_s), speed_m_s, slope_deg, a line per change (default: conditions.csv in "
+        "LOG or beside it, else what the loop asked a virtual wearer for)",
     )
     made.add_argument("--speed-m-s", type=float, help="walking speed where no file says it, m/s")
     made.add_argument("--slope-deg", type=float, default=0.0, help="slope where no file says it, uphill positive")
@@ -101,28 +106,32 @@ def read_trials(path: Path, arguments: argparse.Namespace) -> list[Recording]:
     """The usable walking of one LOG."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if not device_log.is_device_log(path):
-        return [_own_trial(path, arguments)]
     beside = (path if path.is_dir() else path.parent) / "conditions.csv"
+    conditions = None
     if arguments.conditions is not None or beside.is_file():
         conditions = device_log.Conditions.read(arguments.conditions or beside)
-    elif arguments.speed_m_s is not None:
-        conditions = device_log.Conditions.constant(arguments.speed_m_s, float(np.deg2rad(arguments.slope_deg)))
-    else:
-        raise UserError(f"{path}: speed and slope unknown; say --speed-m-s (and --slope-deg) or --conditions FILE")
+    if not device_log.is_device_log(path):
+        return _own_trials(path, conditions, arguments)
     log = device_log.read_log(path)
+    if conditions is None and arguments.speed_m_s is not None:
+        conditions = device_log.Conditions.constant(arguments.speed_m_s, float(np.deg2rad(arguments.slope_deg)))
+    conditions = conditions or device_log.Conditions.asked(log)
+    if conditions is None:
+        raise UserError(f"{path}: speed and slope unknown; say --speed-m-s (and --slope-deg) or --conditions FILE")
     return device_log.steady_trials(log, conditions, arguments.signal, arguments.mass_kg, arguments.settle_s)
 
 
-def _own_trial(path: Path, arguments: argparse.Namespace) -> Recording:
-    """A person's CSV: one steady trial at one speed and slope."""
+def _own_trials(path: Path, conditions: device_log.Conditions | None, arguments: argparse.Namespace) -> list[Recording]:
+    """A person's CSV: one steady trial at one speed and slope, or pieces where a conditions file says so."""
     trial = read_csv(path, arguments.mass_kg)
+    if conditions is not None:
+        return device_log.own_trials(trial, conditions, arguments.settle_s)
     if trial.forward_speed_m_s() is None and arguments.speed_m_s is not None:
         slope = float(np.deg2rad(arguments.slope_deg))
         trial = dataclasses.replace(trial, command_speed_m_s=arguments.speed_m_s, slope_rad=slope)
     if trial.time_s[-1] - trial.time_s[0] < arguments.settle_s + 2.0:
         raise UserError(f"{path}: shorter than {arguments.settle_s + 2.0:g} s; a smaller --settle-s may help")
-    return trial.between(trial.time_s[0] + arguments.settle_s, trial.time_s[-1])
+    return [trial.between(trial.time_s[0] + arguments.settle_s, trial.time_s[-1])]
 
 
 def write_report(

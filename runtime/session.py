@@ -32,6 +32,7 @@ from runtime.policy import Policy
 from runtime.recorder import Recorder
 from runtime.settings import Settings, guard_config
 from runtime.stages import MOVING, Observation, Stage
+from runtime.startup import process_age_s, started
 from runtime.summary import Tally, table
 from runtime.wishes import Wishes
 from runtime.witness import Answer, Witness
@@ -90,6 +91,8 @@ class Session:
             self.guard.booted(self._clock())
             self._go_real_time()
             self._connect()
+            self.tally.start_s = process_age_s()
+            self._console.say(f"ready for the wearer, {started(self.tally.start_s)}")
             self._deadline_s = self._clock() + self._settings.duration_s
             while self._ended is None:
                 self._round()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from runtime.stages import Stage
+from runtime.startup import started
 
 _BIN_S = 5e-6
 _BINS = 20_000  # up to 0.1 s; beyond goes to the last bin, the largest value is kept exactly
@@ -63,6 +64,7 @@ class Tally:
     inference: LatencyHistogram = dataclasses.field(default_factory=LatencyHistogram)
     first_s: float | None = None
     last_s: float = 0.0
+    start_s: float | None = None  # from the start of the program until the device had answered
 
     @property
     def unaccounted(self) -> int:
@@ -98,6 +100,7 @@ def table(summary: dict[str, Any]) -> str:
     """The end-of-run table as text."""
     latency, inference = summary["sensor_to_command"], summary["inference_time"]
     lines = [
+        ("start to ready", started(summary["start_s"])),
         ("sensor frames", f"{summary['frames']} at {summary['rate_hz']:.1f} Hz, {summary['lost']} lost on the way"),
         ("answered", f"{summary['answered']}; {summary['superseded']} superseded, {summary['repeated']} repeated"),
         ("not answered", f"{summary['rejected']} rejected, {summary['unsent']} not sent, "

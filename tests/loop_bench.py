@@ -28,6 +28,7 @@ from runtime.recorder import Recording, load_recording
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
 TTL_S = 0.05
+GAP_S = 0.03
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 HELD_UP = r"held up|no fresh sensor sample|no fresh torque command|did not arm"
 ATTEMPTS = 6
@@ -170,6 +171,21 @@ class Bench:
         raise AssertionError(f"never {words!r}\n" + "\n".join(loop.lines[-30:]))
 
     # Promises.
+
+    def check_faults_are_stalls(self) -> None:
+        """The loop had no fault but such as the recording shows the reason of: somebody was held up just before.
+
+        Held up is a gap of more than `GAP_S` between the frames as they were taken (the device was), or as they were
+        read (the loop was): the time to live less two sample periods.
+        """
+        _, rows, events = self.recording()
+        read_s = rows["host_time_s"]
+        taken_s = read_s[0] + 1e-6 * (rows["device_time_us"] - rows["device_time_us"][0])
+        gaps = np.concatenate([times[1:][np.diff(times) > GAP_S] for times in (read_s, taken_s)])
+        for event in events:
+            if event["kind"] == "stage" and event["stage"] == "FAULT":
+                assert re.search(HELD_UP, event["text"]), event
+                assert np.any(np.abs(gaps - event["time_s"]) < 0.3), (event, gaps)
 
     def check_host_stop(self, wanted: StopReason) -> None:
         """The stop frame arrived and latched the controller, unless the command had already outlived its time."""

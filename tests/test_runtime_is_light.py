@@ -1,12 +1,15 @@
 """The loop starts on a computer that has numpy, onnxruntime, pyserial and cobs, and nothing of the simulation."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from loop_bench import Bench
 from tiny_policy import write_policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +57,22 @@ def test_the_loop_loads_a_policy_and_looks_for_its_device_without_jax_or_mujoco(
     assert done.returncode == 2, done.stderr
     assert "there is no such port" in done.stderr and "golden vectors agree" in done.stdout
     assert "heavy: []" in done.stdout
+
+
+@pytest.mark.flaky(reruns=2)  # a machine that holds the loop up for a second makes it stop with a fault
+def test_with_the_base_package_alone_it_drives_a_device_and_says_how_long_that_took_to_begin(tmp_path):
+    bench = Bench(tmp_path)
+    try:
+        plan = ("--duration", "5", "--dry-run", "--skip-commissioning", "--log", str(tmp_path / "log"))
+        done = run_blocked("--policy", str(bench.policy), "--port", str(tmp_path / "port"), *plan)
+    finally:
+        bench.device.end()
+    assert done.returncode == 0, done.stderr
+    assert "heavy: []" in done.stdout and "gyroscopes zeroed" in done.stdout
+    said = re.search(r"ready for the wearer, (\d+\.\d\d) s after this program was started", done.stdout)
+    summary = json.loads((next((tmp_path / "log").iterdir()) / "summary.json").read_text())
+    assert summary["start_s"] == pytest.approx(float(said[1]), abs=0.006) and 0.0 < summary["start_s"] < 120.0
+    assert f"start to ready         {said[1]} s" in done.stdout
 
 
 def test_the_blocker_blocks(tmp_path):

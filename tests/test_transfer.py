@@ -12,7 +12,7 @@ import pytest
 from mjx_exo.errors import UserError
 from mjx_exo.gait.device_log import Conditions, read_log, steady_trials
 from mjx_exo.gait.example import normal_walking
-from mjx_exo.gait.recording import save
+from mjx_exo.gait.recording import Recording, save
 from mjx_exo.gait.user_csv import write_csv
 from mjx_exo.transfer import main
 
@@ -121,6 +121,58 @@ def test_only_assisted_steady_walking_counts(log_folder, rows):
     stopped["stage"] = np.where(log.columns["device_time_us"] * 1e-6 < 100.0 + SECONDS, 8.0, stopped["stage"])
     only_second = steady_trials(dataclasses.replace(log, columns=stopped), conditions)
     assert [trial.command_speed_m_s for trial in only_second] == pytest.approx(SPEEDS[1:])
+
+
+def test_a_loop_knows_what_it_asked_a_virtual_wearer_for(tmp_path, log_folder, reference, rows):
+    names = [*rows.dtype.names, "host_time_s"]
+    columns = [{"name": name, "code": "d" if name == "host_time_s" else CODES.get(name, "f")} for name in names]
+    header = json.loads((log_folder / "header.json").read_text()) | {"columns": columns}
+    (log_folder / "header.json").write_text(json.dumps(header))
+    wider = np.zeros(rows.size, [*((name, rows.dtype[name]) for name in rows.dtype.names), ("host_time_s", "<f8")])
+    for name in rows.dtype.names:
+        wider[name] = rows[name]
+    wider["host_time_s"] = 5000.0 + rows["device_time_us"] * 1e-6
+    (log_folder / "rows.bin").write_bytes(wider.tobytes())
+    (log_folder / "conditions.csv").unlink()
+    asked = [("STAND", 0.0), ("WALK", 0.8), ("WALK", 1.2)]
+    events = [
+        {"time_s": 5100.0 + max(0, i - 1) * SECONDS, "kind": "request", "request": name, "value": speed, "second": 0.0}
+        for i, (name, speed) in enumerate(asked)
+    ]
+    lines = [json.dumps(event) for event in [{"time_s": 1.0, "kind": "stage"}, *events]]
+    (log_folder / "events.jsonl").write_text("\n".join(lines) + '\n{"time_s": 5')
+    assert main([str(log_folder), "--reference", str(reference), "--out", str(tmp_path / "out")]) == 0
+    cells = json.loads((tmp_path / "out" / "transfer.json").read_text())["cells"]
+    assert [cell["speed_m_s"] for cell in cells] == pytest.approx(SPEEDS)
+
+
+def test_nobody_walks_where_the_conditions_have_no_speed(log_folder):
+    path = log_folder / "conditions.csv"
+    path.write_text("device_time_s,speed_m_s,slope_deg\n100,0.8,0\n106,,\n108.5,0.8,0\n116,1.2,4\n")
+    trials = steady_trials(read_log(log_folder), Conditions.read(path), settle_s=0.5)
+    assert [trial.time_s[0] for trial in trials] == pytest.approx([100.5, 109.0, 116.5], abs=0.02)
+    assert trials[0].time_s[-1] == pytest.approx(106.0, abs=0.02)
+    assert np.rad2deg(trials[2].slope_rad) == pytest.approx(4.0)
+    path.write_text("device_time_s,speed_m_s,slope_deg\n100,0.8,0\n,1.2,0\n")
+    with pytest.raises(UserError, match="device_time_s must be known in every line"):
+        Conditions.read(path)
+
+
+def test_a_persons_own_csv_is_cut_by_a_conditions_file(tmp_path, reference):
+    first, second = (walker_at(speed) for speed in SPEEDS)
+    joined = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("thigh_gyro_rad_s", "exo_torque_nm_kg")
+    }
+    time_s = np.arange(len(joined["exo_torque_nm_kg"])) * 0.01
+    own = Recording(time_s=time_s, body_mass_kg=MASS_KG, **joined)
+    write_csv(tmp_path / "own.csv", own)
+    (tmp_path / "speeds.csv").write_text(f"time_s,speed_m_s,slope_deg\n0,0.8,0\n{time_s.size * 0.005},1.2,0\n")
+    usual = [str(tmp_path / "own.csv"), "--reference", str(reference), "--out", str(tmp_path / "out")]
+    main([*usual, "--conditions", str(tmp_path / "speeds.csv")])
+    cells = json.loads((tmp_path / "out" / "transfer.json").read_text())["cells"]
+    assert [cell["speed_m_s"] for cell in cells] == pytest.approx(SPEEDS)
+    assert all(cell["r_mean"] > 0.99 for cell in cells)
 
 
 def test_a_lost_second_cuts_a_trial_in_two(log_folder):

@@ -2,18 +2,23 @@
 
 The loop writes a folder (`header.json` that names and types every column, `rows.bin`), and its `convert` command a CSV
 of the same columns beside it; both are read here by their documented form. A device does not know how fast its wearer
-walks or how steep the ground is, so that comes from a conditions file, `conditions.csv` in the folder or any other:
+walks or how steep the ground is, so that comes from a conditions file, `conditions.csv` beside the log or any other:
 
     device_time_s,speed_m_s,slope_deg
     0.0,0.8,0
     60.0,1.0,0
+    120.0,,
 
-Each line holds until the next. The clock is the device's (`device_time_s`), or seconds since the log's first sample
-(`time_s`). A walking speed that keeps changing is put into cells of 0.1 m/s and 1 degree.
+Each line holds until the next; without a speed nobody walks. The clock is the device's own (`device_time_s`; in a
+person's own CSV its column `time_s`), or seconds since the log's first sample (`time_s`). `runtime.virtual_exo --log`
+writes such a file; a loop that asked a virtual wearer for speeds (`--walk`) has them among its events. A walking speed
+that keeps changing is put into cells of 0.1 m/s and 1 degree.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,9 +73,24 @@ class Conditions:
             if name not in table.columns:
                 raise UserError(f"{path}: no column {name}; it has {', '.join(table.columns)}")
         start = table.columns[clock]
-        if np.any(np.diff(start) < 0):
-            raise UserError(f"{path}: {clock} must not fall")
+        if not np.all(np.diff(start, prepend=-np.inf) >= 0):
+            raise UserError(f"{path}: {clock} must be known in every line and must not fall")
         return cls(clock, start, table.columns["speed_m_s"], np.deg2rad(table.columns["slope_deg"]))
+
+    @classmethod
+    def asked(cls, log: DeviceLog) -> Conditions | None:
+        """What the loop asked a virtual wearer for by name (`exo_loop --walk`); None when it did not."""
+        path = (log.path if log.path.is_dir() else log.path.parent) / "events.jsonl"
+        if "host_time_s" not in log.columns or not path.is_file():
+            return None
+        asked = [event for event in _events(path) if event.get("kind") == "request"]
+        if not any(event.get("request") == "WALK" and event.get("value", 0.0) > 0.0 for event in asked):
+            return None
+        host_s = np.array([event["time_s"] for event in asked])
+        walk = np.array([event["request"] == "WALK" and event["value"] > 0.0 for event in asked])
+        speed, slope = (np.array([event[name] for event in asked], float) for name in ("value", "second"))
+        start = np.interp(host_s, log.columns["host_time_s"], 1e-6 * log.columns["device_time_us"])
+        return cls("device_time_s", start, np.where(walk, speed, np.nan), np.where(walk, slope, np.nan))
 
     def at(self, device_time_s: np.ndarray, first_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Speed and slope [T] at device times; nan before the first entry. `first_s` is the log's first device time."""
@@ -131,6 +151,15 @@ def read_log(path: str | Path) -> DeviceLog:
     return log
 
 
+def _events(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of `events.jsonl`; the last one of a killed loop may be half."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
 def _header(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -165,17 +194,10 @@ def steady_trials(
     gyro = np.stack([log.columns[f"gyro{suffix}"] for suffix in SIDE_SUFFIX.values()], axis=1)
     usable = active & np.isfinite(torque).all(axis=1) & np.isfinite(gyro).all(axis=1)
     speed, slope = conditions.at(time, float(time[0]))
-    cell = np.stack([np.round(speed / SPEED_STEP_M_S), np.round(np.rad2deg(slope) / SLOPE_STEP_DEG)], axis=1)
-    usable &= np.isfinite(cell).all(axis=1)
-    breaks = np.concatenate(
-        [[True], (np.diff(time) > LONGEST_GAP_S) | (np.diff(time) <= 0) | np.any(np.diff(cell, axis=0) != 0, axis=1)]
-    )
+    cell = _cells(speed, slope)
     command = _pair(log, "student") if "student_r" in log.columns else torque
     trials = []
-    for piece in _pieces(usable, breaks):
-        piece = piece[time[piece] >= time[piece[0]] + settle_s]
-        if piece.size < 10 or time[piece[-1]] - time[piece[0]] < SHORTEST_S:
-            continue
+    for piece in _steady_pieces(time, usable, cell, settle_s):
         steps = np.median(np.diff(time[piece]))
         even = np.linspace(time[piece[0]], time[piece[-1]], round((time[piece[-1]] - time[piece[0]]) / steps) + 1)
         trials.append(
@@ -192,6 +214,34 @@ def steady_trials(
             )
         )
     return trials
+
+
+def own_trials(trial: Recording, conditions: Conditions, settle_s: float = SETTLE_S) -> list[Recording]:
+    """The steady pieces of a person's own recording, cut where the conditions change."""
+    speed, slope = conditions.at(trial.time_s, float(trial.time_s[0]))
+    cell = _cells(speed, slope)
+    return [
+        dataclasses.replace(
+            trial.between(trial.time_s[piece[0]], trial.time_s[piece[-1]]),
+            command_speed_m_s=float(SPEED_STEP_M_S * cell[piece[0], 0]),
+            slope_rad=float(np.deg2rad(SLOPE_STEP_DEG * cell[piece[0], 1])),
+        )
+        for piece in _steady_pieces(trial.time_s, np.full(trial.time_s.shape, True), cell, settle_s)
+    ]
+
+
+def _cells(speed_m_s: np.ndarray, slope_rad: np.ndarray) -> np.ndarray:
+    """[T, 2] speed and slope [T] in steps of a cell; nan where they are unknown."""
+    return np.stack([np.round(speed_m_s / SPEED_STEP_M_S), np.round(np.rad2deg(slope_rad) / SLOPE_STEP_DEG)], axis=1)
+
+
+def _steady_pieces(time_s: np.ndarray, usable: np.ndarray, cell: np.ndarray, settle_s: float) -> list[np.ndarray]:
+    """Index arrays of usable samples in one cell, without gaps, settled and long enough."""
+    usable = usable & np.isfinite(cell).all(axis=1)
+    jump = (np.diff(time_s) > LONGEST_GAP_S) | (np.diff(time_s) <= 0)
+    breaks = np.concatenate([[True], jump | np.any(np.diff(cell, axis=0) != 0, axis=1)])
+    settled = (piece[time_s[piece] >= time_s[piece[0]] + settle_s] for piece in _pieces(usable, breaks))
+    return [p for p in settled if p.size >= 10 and time_s[p[-1]] - time_s[p[0]] >= SHORTEST_S]
 
 
 def _pieces(usable: np.ndarray, breaks: np.ndarray) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from mjx_exo.files import write_atomically
+from mjx_exo.virtual.conditions import ConditionsFile
 from mjx_exo.virtual.exo import HELP, VirtualExo
 from mjx_exo.virtual.faults import FAULT_SYNTAX, KINDS, FaultInjector, RandomFaults, parse_fault
 from mjx_exo.virtual.motion import ScriptedWearer, Wearer
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     wrong.add_argument("--random-faults", type=int, metavar="SEED", help="one every few seconds, drawn by this seed")
     p.add_argument("--duration", type=float, default=math.inf, metavar="S", help="stop after this many seconds")
+    p.add_argument("--log", type=Path, metavar="DIR", help="write speed and slope over time to DIR/conditions.csv")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the counts here at the end")
     p.add_argument("--quiet", action="store_true", help="no state on screen")
     return p
@@ -153,8 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     console.say("preparing the wearer")
     try:
         wearer, profile, words = prepare(arguments)
+        conditions = None if arguments.log is None else ConditionsFile(arguments.log)
         port = PseudoPort(arguments.port_link)
-        device = VirtualExo(port, wearer, profile, injector, console, screen)
+        device = VirtualExo(port, wearer, profile, injector, console, screen, conditions)
         _take_signals(device)
         _go_real_time(arguments, console)
         console.say(words)
@@ -164,6 +167,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             port.pull_out()
             realtime.step_down()
+            if conditions is not None:
+                conditions.close()
         report["fault_list"] = [fault.to_dict() for fault in injector.struck]
         if arguments.json is not None:
             text = json.dumps(report, indent=1) + "\n"

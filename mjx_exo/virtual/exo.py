@@ -13,6 +13,7 @@ from typing import Any
 
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
+from mjx_exo.virtual.conditions import ConditionsFile
 from mjx_exo.virtual.faults import FaultInjector, parse_fault
 from mjx_exo.virtual.motion import Tick, Wearer
 from mjx_exo.virtual.port import AnswerMeter, PseudoPort
@@ -44,9 +45,10 @@ class VirtualExo:
         injector: FaultInjector,
         console: Console,
         screen: Screen,
+        conditions: ConditionsFile | None = None,
     ):
         self._port, self._wearer, self._injector = port, wearer, injector
-        self._console, self._screen = console, screen
+        self._console, self._screen, self._conditions = console, screen, conditions
         self._period_s = 1.0 / profile.link.rate_hz
         self.controller = Controller(device_identity(profile, "virtual"))
         self.meter = AnswerMeter()
@@ -78,6 +80,8 @@ class VirtualExo:
                 next_tick = time.monotonic()
             self._break_and_mend()
             self._send(tick)
+            if self._conditions is not None:
+                self._conditions.note(self._now_us(), None if tick.fell else self._wearer.command)
             self._ticks += 1
             if time.monotonic() >= next_screen:
                 next_screen += SCREEN_S

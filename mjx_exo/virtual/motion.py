@@ -41,6 +41,11 @@ class Wearer(Protocol):
     falls: int
     doing: str  # one word for the screen
 
+    @property
+    def command(self) -> Pair | None:
+        """Speed in m/s and slope in rad (uphill positive) asked for now; None for somebody who does not walk."""
+        ...
+
     def stand(self) -> None: ...
 
     def lift(self, side: int) -> None: ...
@@ -97,6 +102,7 @@ class ScriptedWearer:
         self._share = 1.0 - math.exp(-2.0 * math.pi * profile.actuator.bandwidth_hz * self._period_s)
         self._torque_nm = np.zeros(2)
         self._stride_hz, self._size = 0.0, 0.0
+        self._asked = (speed_m_s, 0.0)
         self._phase = 0.0
         grid = np.linspace(0.0, 100.0, _CURVE_POINTS + 1)
         self._angle = np.deg2rad(norms.curve("hip_flexion", grid).mean)
@@ -108,6 +114,11 @@ class ScriptedWearer:
         if self._stride_hz:
             return "walking"
         return "standing" if self._script.lifting is None else f"lifting {('right', 'left')[self._script.lifting]}"
+
+    @property
+    def command(self) -> Pair | None:
+        """Speed and slope asked for, None while nobody walks."""
+        return self._asked if self._stride_hz else None
 
     def stand(self) -> None:
         """Stands still from now on."""
@@ -122,6 +133,7 @@ class ScriptedWearer:
     def walk(self, speed_m_s: float, slope_rad: float) -> None:
         """Walks at that speed; 0 means as set at the start. A slope changes nothing about a drawn walk."""
         speed = float(np.clip(speed_m_s or self._speed_m_s, *LEGS_SPEED_M_S))
+        self._asked = (speed, slope_rad if speed_m_s else 0.0)
         self._stride_hz = float(norms.stride_frequency_hz(speed))
         self._size = float(norms.stride_length_m(speed) / norms.stride_length_m(norms.STRIDE_LENGTH_POINTS[0][0]))
 

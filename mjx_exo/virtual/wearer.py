@@ -130,10 +130,17 @@ class SimulatedWearer:
     @property
     def doing(self) -> str:
         if self.walking:
-            command = self._state.command
-            slope = math.degrees(float(command.slope_rad[0]))
-            return f"walking {float(command.speed_m_s[0]):.2f} m/s {slope:+.1f}°"
+            speed, slope = self.command
+            return f"walking {speed:.2f} m/s {math.degrees(slope):+.1f}°"
         return "standing" if self._script.lifting is None else f"lifting {('right', 'left')[self._script.lifting]}"
+
+    @property
+    def command(self) -> Pair | None:
+        """Speed in m/s and slope in rad of this moment: they follow what was asked at a limited rate."""
+        if not self.walking:
+            return None
+        command = self._state.command
+        return float(command.speed_m_s[0]), float(command.slope_rad[0])
 
     def warm_up(self) -> None:
         """Compiles everything before the clock runs."""
