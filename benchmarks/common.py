@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from mjx_exo.errors import UserError
 from mjx_exo.files import write_atomically
 
 _PACKAGES = ("mujoco", "mujoco-mjx", "myo-sim", "jax", "jaxlib", "numpy", "numba")
+_FILE_WIDTH = 160
 
 
 def hardware() -> dict[str, Any]:
@@ -105,7 +107,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row))
-    Console().print(table)
+    # Into a file or a pipe, rich would cut the columns to 80 characters.
+    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(table)
 
 
 def write_json(path: str | Path | None, results: Any) -> None:
@@ -123,3 +126,22 @@ def chosen(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
         if name not in known:
             raise UserError(f"unknown {what} '{name}'; known: {', '.join(known)}")
     return names
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """A comma-separated list of positive numbers; `UserError` naming the option otherwise."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not min(values) > 0:
+        raise UserError(f"{option} {text!r} is not a comma-separated list of positive numbers")
+    return values
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers above 0; `UserError` naming the option otherwise."""
+    values = numbers(text, option)
+    if any(value != int(value) for value in values):
+        raise UserError(f"{option} {text!r} is not a comma-separated list of whole numbers above 0")
+    return tuple(int(value) for value in values)

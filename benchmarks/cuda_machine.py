@@ -32,7 +32,6 @@ NEEDED = (
     "numpy", "scipy", "jax", "jaxlib", "flax", "optax", "orbax.checkpoint", "brax", "mujoco", "mujoco.mjx", "myo_sim",
     "numba", "matplotlib", "PIL", "tyro", "tensorboardX", "rich",
 )  # fmt: skip
-PARITY_ENVS, PARITY_STEPS = 64, 100
 # Seconds a part may need before it is started: a program of MJX compiles for tens of seconds.
 _PART_S = 90.0
 _TRAIN_S = 120.0
@@ -138,49 +137,12 @@ def check(allow_cpu: bool) -> dict[str, Any]:
     return found | {"backend": jax.default_backend(), "warp": warp_installed()}
 
 
-def parity(body_name: str, implementation: str) -> dict[str, float]:
-    """How far MJX and the native engine are apart from the same states and drives, single precision."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
+def parity(body_name: str, implementation: str) -> dict[str, Any]:
+    """How far MJX and the native engine are apart there (see `benchmarks.parity`)."""
+    from benchmarks import parity as comparison
 
-    from benchmarks.env_throughput import walking_load
-    from mjx_exo.musculoskeletal.compiled import compile_body
-    from mjx_exo.physics.interface import Drive
-    from mjx_exo.physics.mjx import MjxEngine
-    from mjx_exo.physics.native import NativeEngine
-
-    body, n = compile_body(body_name), PARITY_ENVS
-    ours, native = MjxEngine(body, n, impl=implementation), NativeEngine(body, n)
-    load, rng = walking_load(body, n), np.random.default_rng(1)
-    state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), ours.shapes()[0])
-    state = state._replace(qpos=load.qpos, qvel=load.qvel, activation=load.activation)
-    drive = Drive(
-        load.activation, rng.uniform(-8, 8, (n, 2)), rng.uniform(-20, 20, (n, 3)), np.tile([0.0, 0.0, -9.81], (n, 1))
-    )
-    state, drive = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (state, drive))
-    in_air = state._replace(qpos=state.qpos.at[:, 2].add(1.0))
-    step = jax.jit(lambda s, d: ours.step(s, d, 1)[0])
-    dt = ours.config.timestep_s
-
-    def apart(before: Any) -> np.ndarray:
-        one, other = (np.asarray((s.qvel - before.qvel) / dt) for s in (step(before, drive), reference(before)))
-        return np.linalg.norm(one - other, axis=-1) / np.linalg.norm(other, axis=-1)
-
-    def reference(before: Any) -> Any:
-        return native.step_numpy(before, drive, 1)[0]
-
-    air, ground = apart(in_air), apart(state)
-    after, expected = state, native.step_numpy(state, drive, PARITY_STEPS)[0]
-    for _ in range(PARITY_STEPS):
-        after = step(after, drive)
-    angles = np.degrees(np.abs(np.asarray(after.qpos) - expected.qpos)[:, 7:])
-    return {
-        "air_relative_max": float(air.max()),
-        "contact_relative_p99": float(np.percentile(ground, 99)),
-        "angle_deg_median": float(np.median(angles)),
-        "angle_deg_p95": float(np.percentile(angles, 95)),
-    }
+    figures = comparison.parity(body_name, implementation)
+    return figures | {"above_bar": comparison.above_bar(figures)}
 
 
 def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> dict[str, Any]:

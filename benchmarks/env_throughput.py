@@ -24,7 +24,16 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from benchmarks.common import chosen, describe_hardware, hardware, print_table, speeds, write_json
+from benchmarks.common import (
+    chosen,
+    describe_hardware,
+    hardware,
+    numbers,
+    print_table,
+    speeds,
+    whole_numbers,
+    write_json,
+)
 from mjx_exo.cache import use_jax_cache
 from mjx_exo.errors import UserError, run_command
 from mjx_exo.musculoskeletal.bodies import BODIES
@@ -214,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     engines = chosen(arguments.engines, ENGINES, "engine")
     bodies = chosen(arguments.bodies, tuple(BODIES), "body")
-    batches, steps_ms = _numbers(arguments.batch, "--batch"), _numbers(arguments.step_ms, "--step-ms")
+    batches, steps_ms = whole_numbers(arguments.batch, "--batch"), numbers(arguments.step_ms, "--step-ms")
     if arguments.rounds < 1:
         raise UserError(f"--rounds {arguments.rounds} is not allowed; at least 1")
     threads = arguments.threads or len(os.sched_getaffinity(0))
@@ -225,8 +234,8 @@ def main(argv: list[str] | None = None) -> int:
     for body in bodies:
         for batch in batches:
             steps_s = tuple(1e-3 * ms for ms in steps_ms)
-            rows += measure(body, int(batch), engines, steps_s, threads, arguments.rounds)
-            print(f"{body}, {batch:g} environments: done", flush=True)
+            rows += measure(body, batch, engines, steps_s, threads, arguments.rounds)
+            print(f"{body}, {batch} environments: done", flush=True)
     columns = ("engine", "body", "batch", "threads", "step ms", "sim s/s", "ratio", "by CPU", "on feet")
     print_table(
         "Seconds simulated per second; ratio to the published model in C MuJoCo, same threads, in turns", columns,
@@ -240,16 +249,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.figure:
         draw(rows, arguments.figure)
     return 0
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) <= 0:
-        raise UserError(f"{option} {text!r} is not a comma-separated list of positive numbers")
-    return values
 
 
 if __name__ == "__main__":

@@ -7,21 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.parity import (
+    BARS,
+    DT_S,
+    WARP_CONTACT,
+    WEARERS,
+    accelerations_apart,
+    angles_apart,
+    contact_apart,
+    lifted,
+    random_start,
+)
+from benchmarks.parity import ENVS as N
+from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
+from mjx_exo.learning import dagger
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.learning.ppo import PPO
-from mjx_exo.musculoskeletal.skeleton import ContactOptions
-from mjx_exo.musculoskeletal.wearer import WearerRange, draw_wearers
-from mjx_exo.physics.interface import Drive, EngineConfig, PhysicsState, Readings
+from mjx_exo.physics.interface import EngineConfig, Readings
 from mjx_exo.physics.mjx import MjxEngine, warp_installed
 from mjx_exo.physics.native import NativeEngine
+from mjx_exo.student_driving import StudentDriving
+from mjx_exo.teacher import load_teacher
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.config import WalkingConfig
-from mjx_exo.walking.start_states import PHASES, build_start_states
+from policies.student import StudentConfig
 
-N = 64
-DT = 0.005
-WEARERS = draw_wearers(2, WearerRange(), 0)
 # Programs that run for a second need no optimiser that takes ten.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -29,36 +40,6 @@ QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensiv
 def quickly(function, *arguments):
     """`function`, compiled for arguments like these."""
     return jax.jit(function).lower(*arguments).compile(compiler_options=QUICK_COMPILE)
-
-
-def random_start(body, engine, dtype=np.float32):
-    """States spread over the gait cycle, disturbed, with muscles, device and pushes at work; float32 numbers."""
-    rng = np.random.default_rng(0)
-    starts = build_start_states(body, WEARERS, 0.91)
-    row = rng.integers(0, PHASES, N)
-    qpos = starts.qpos[engine.wearer_of, row].astype(np.float64)
-    qvel = starts.qvel[engine.wearer_of, row] + 0.1 * rng.standard_normal((N, engine.nv))
-    qpos[:, 7:] += 0.05 * rng.standard_normal((N, engine.joints))
-    state = PhysicsState(
-        qpos, qvel, rng.uniform(0.0, 0.5, (N, engine.muscles)), np.zeros((N, engine.nv)), np.zeros((N, 2)),
-        np.zeros((N, 0)),
-    )  # fmt: skip
-    drive = Drive(
-        rng.uniform(0.0, 0.5, (N, engine.muscles)), rng.uniform(-10.0, 10.0, (N, 2)), rng.uniform(-30.0, 30.0, (N, 3)),
-        np.tile([0.6, 0.0, -9.79], (N, 1)),
-    )  # fmt: skip
-    return jax.tree.map(lambda x: jnp.asarray(x.astype(np.float32), dtype), (state, drive))
-
-
-def lifted(state: PhysicsState) -> PhysicsState:
-    """The same states in the air."""
-    return state._replace(qpos=state.qpos.at[:, 2].add(1.0))
-
-
-def relative_difference(one, other) -> np.ndarray:
-    """[N] norm of the difference over the norm of the second."""
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    return np.linalg.norm(one - other, axis=-1) / np.linalg.norm(other, axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +63,9 @@ def one_step(engine, start):
 
 
 def test_accelerations_in_the_air_equal_natives(native, one_step, start):
-    state, drive = lifted(start[0]), start[1]
-    ours, theirs = one_step(state, drive)[0], native.step_numpy(state, drive, 1)[0]
-    difference = relative_difference((ours.qvel - state.qvel) / DT, (theirs.qvel - state.qvel) / DT)
-    assert difference.max() <= 1e-3
+    state, drive = start
+    difference = accelerations_apart(one_step, native, lifted(state), drive)
+    assert difference.max() <= BARS["air_relative_max"] == 1e-3
 
 
 def test_every_reading_equals_natives_where_the_feet_touch(native, one_step, start):
@@ -101,13 +81,10 @@ def test_every_reading_equals_natives_where_the_feet_touch(native, one_step, sta
 
 
 def test_joint_angles_stay_together_for_half_a_second(native, one_step, start):
-    state, drive = start
-    theirs = native.step_numpy(state, drive, 100)[0]
-    for _ in range(100):
-        state, _ = one_step(state, drive)
-    difference = np.degrees(np.abs(np.asarray(state.qpos)[:, 7:] - theirs.qpos[:, 7:]))
-    assert np.median(difference) <= 0.1
-    assert np.percentile(difference, 95) <= 0.5
+    difference = angles_apart(one_step, native, *start)
+    assert difference.shape[0] == 64
+    assert np.median(difference) <= BARS["angle_deg_median"] == 0.1
+    assert np.percentile(difference, 95) <= BARS["angle_deg_p95"] == 0.5
 
 
 def test_contact_equals_natives_in_double_precision(body, native):
@@ -115,13 +92,9 @@ def test_contact_equals_natives_in_double_precision(body, native):
         engine = MjxEngine(body, N, WEARERS)
         state, drive = random_start(body, engine, np.float64)
         step = quickly(lambda s, d: engine.step(s, d, 1), state, drive)
-        differences = []
-        for _ in range(10):
-            after = step(state, drive)[0]
-            theirs = native.step_numpy(state, drive, 1)[0]
-            differences.append(relative_difference((after.qvel - state.qvel) / DT, (theirs.qvel - state.qvel) / DT))
-            state = jax.tree.map(lambda x: x.astype(jnp.float32).astype(jnp.float64), after)
-    assert np.percentile(differences, 99) <= 1e-2
+        differences = contact_apart(step, native, state, drive)
+    assert len(differences) == 640
+    assert np.percentile(differences, 99) <= BARS["contact_relative_p99_double"] == 1e-2
 
 
 def test_gravity_is_each_environments_own(one_step, start):
@@ -130,7 +103,7 @@ def test_gravity_is_each_environments_own(one_step, start):
     heavier = drive._replace(gravity_m_s2=drive.gravity_m_s2.at[3, 2].set(-20.0))
     after = one_step(state, heavier)[0]
     fell = np.asarray(before.qvel[:, 2] - after.qvel[:, 2])
-    assert fell[3] == pytest.approx((20.0 - 9.79) * DT, rel=0.01)
+    assert fell[3] == pytest.approx((20.0 - 9.79) * DT_S, rel=0.01)
     assert np.all(np.delete(fell, 3) == 0.0)
 
 
@@ -190,22 +163,48 @@ def test_the_training_step_is_one_program_for_cuda_without_the_host(trained):
         assert word not in lowered
 
 
+def distilled(engine: str):
+    """One DAgger round of a small student with the pretrained teacher: states before and after, and its numbers."""
+    teacher = load_teacher("teacher")
+    profile = DeviceProfile.load(teacher.config.walking.device)
+    student = StudentConfig.for_profile(profile, channels=4, kernel_size=3, dilations=(1, 2), window_samples=7)
+    env = teacher.environment(4, 20.0, engine=engine, wearers=2, threads=1)
+    driving = StudentDriving(env, teacher, student, profile)
+    config = dagger.DaggerConfig(rounds=1, steps_per_round=5, outputs_per_stretch=4, capacity_samples=32)
+
+    def collect(params, carry, key, student_share):
+        return driving.collect(params, carry, student_share, 8)
+
+    carry = quickly(driving.init, jax.random.key(1))(jax.random.key(1))
+    before = dagger.init_state(config, student, jax.random.key(2), carry, env.num_envs)
+    after, numbers = quickly(dagger.make_round(config, student, collect, jit=False), before)(before)
+    return before, after, {name: float(value) for name, value in numbers.items()}
+
+
+def test_a_dagger_round_on_mjx_learns_what_native_learns():
+    before, after, numbers = distilled("mjx")
+    _, after_native, native = distilled("native")
+    labels = np.asarray(after.store.torque[: int(after.store.filled)])
+    assert int(after.rounds_done) == 1 and labels.shape[0] == 16 and np.abs(labels).max() > 0.01
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params, after.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    np.testing.assert_allclose(labels, after_native.store.torque[:16], atol=5e-3)
+    for name in ("rmse_nm_per_kg", "loss"):
+        assert numbers[name] == pytest.approx(native[name], rel=5e-2), name
+
+
 def test_warp_equals_native(body):
     if not warp_installed():
         pytest.skip("MuJoCo Warp is not installed (extra `gpu`)")
-    # Enough iterations for both solvers to arrive: after four, C MuJoCo's stops short in one step of a hundred.
-    config = EngineConfig(contact=ContactOptions(solver_iterations=8, line_search_iterations=20))
+    config = EngineConfig(contact=WARP_CONTACT)
     engine, native = MjxEngine(body, N, WEARERS, config, impl="warp"), NativeEngine(body, N, WEARERS, config)
     state, drive = random_start(body, engine)
     step = jax.jit(lambda s, d: engine.step(s, d, 1))
     for before in (lifted(state), state):
-        (ours, readings), (theirs, expected) = step(before, drive), native.step_numpy(before, drive, 1)
-        assert relative_difference((ours.qvel - before.qvel) / DT, (theirs.qvel - before.qvel) / DT).max() <= 1e-3
+        assert accelerations_apart(step, native, before, drive).max() <= 1e-3
+        readings, expected = step(before, drive)[1], native.step_numpy(before, drive, 1)[1]
         np.testing.assert_allclose(readings.foot_force_n, expected.foot_force_n, atol=0.5)
-    theirs = native.step_numpy(state, drive, 100)[0]
-    for _ in range(100):
-        state, _ = step(state, drive)
-    difference = np.degrees(np.abs(np.asarray(state.qpos)[:, 7:] - theirs.qpos[:, 7:]))
+    difference = angles_apart(step, native, state, drive)
     assert np.median(difference) <= 0.1 and np.percentile(difference, 95) <= 0.5
 
 
