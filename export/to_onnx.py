@@ -26,7 +26,7 @@ from mjx_exo.errors import UserError, run_command
 from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, encode_golden
 from mjx_exo.files import whole_file
 from policies.storage import SavedStudent, load_student
-from policies.student import StudentConfig, signals_of
+from policies.student import StudentConfig, check_measures
 
 TOLERANCE_NM_PER_KG = 1e-5
 GOLDEN_VECTORS = 8
@@ -106,15 +106,7 @@ def compare(student: SavedStudent, checked: CheckedFile, windows: int) -> Parity
 
 def check_fits(config: StudentConfig, profile: DeviceProfile) -> None:
     """Raises UserError when a student was not made for this device: its sensors, rate, limits or version."""
-    offered = [signal.name for signal in signals_of(profile.imu.sensors)]
-    for names, others, sentence in (
-        (offered, config.signals, "measures {}, which the student does not take"),
-        (config.signals, offered, "does not measure {}, which the student needs"),
-    ):
-        lacking = [name for name in names if name not in others]
-        if lacking:
-            what = sentence.format(", ".join(lacking))
-            raise UserError(f"profile {profile.name!r} (imu.sensors = {', '.join(profile.imu.sensors)}) {what}")
+    check_measures(profile, config.signals)
     wanted = StudentConfig.for_profile(
         profile,
         channels=config.channels,

@@ -1,113 +1,154 @@
-"""How well the student does in the loop: it drives, and is compared with the teacher at the same states."""
+"""What is written down of a student's check: summary.json, a page with figures, and a reference for a device's log."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mjx_exo.conventions import SIDES
-from mjx_exo.device import DeviceProfile
 from mjx_exo.gait import figures
-from mjx_exo.gait.files import write_bytes, write_json
-from mjx_exo.gait.profiles import compare_profiles, compare_series
+from mjx_exo.gait.files import write_json
 from mjx_exo.gait.recording import Recording, save
-from mjx_exo.gait.strides import find_strides, of_side, over_cycle
-from mjx_exo.student_driving import StudentDriving
+from mjx_exo.gait.report import Image, Section, TextTable, said, write_page
+from mjx_exo.learning.policy_file import Policy
+from mjx_exo.student_check import (
+    TARGETS,
+    CheckConfig,
+    CheckedCell,
+    cells_for,
+    check_cells,
+    standing_torque,
+    student_profile,
+    summarise,
+    targets_met,
+)
+from mjx_exo.student_open_loop import open_loop_figure, open_loop_on_norms
 from mjx_exo.teacher import Teacher
-from mjx_exo.walking.rollout import start_walking
-from policies.storage import load_student
+from policies.storage import SavedStudent, load_student
 
-CHECK_SEED = 4242
-SPEEDS_M_S = (0.9, 1.1, 1.25, 1.5)
-SETTLE_S = 2.0
-PER_SPEED = 8
+COLUMNS = {
+    "r_profile": ("r of the stride means", ".3f"),
+    "r_raw": ("r of all samples", ".3f"),
+    "rmse_Nm_kg": ("RMSE, Nm/kg", ".4f"),
+    "amplitude_ratio": ("amplitude", ".2f"),
+    "benefit_kept": ("benefit kept", ".0%"),
+    "fall_free_student": ("no fall, student", ".0%"),
+    "fall_free_teacher": ("no fall, teacher", ".0%"),
+    "fall_free_nobody": ("no fall, nobody", ".0%"),
+}
 
 
-def check_student(teacher: Teacher, student: Path, seconds: float, engine: str, folder: Path) -> dict[str, Any]:
-    """Walks with the student driving, on sensors and wearers it was not trained on; writes summary.json and a figure.
+def check_student(
+    teacher: Teacher,
+    folder: Path,
+    config: CheckConfig,
+    unassisted: Policy | None = None,
+    say: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Checks the student in `folder` and writes summary.json, report.html, torque.png, reference.npz there.
 
-    Speeds beyond the teacher's range are left out. Falls count; a trial is used up to its first fall.
+    `onnx_max_abs_diff` is null until the student is exported (`export.to_onnx` fills it in).
     """
-    saved = load_student(student)
-    profile = DeviceProfile.load(teacher.config.walking.device)
-    low, high = teacher.config.walking.command.speed_m_s
-    speeds = [s for s in SPEEDS_M_S if low - 1e-6 <= s <= high + 1e-6] or [0.5 * (low + high)]
-    count = PER_SPEED * len(speeds)
-    env = teacher.environment(count, seconds + 1.0, engine=engine, wearer_seed=CHECK_SEED)
-    driving = StudentDriving(env, teacher, saved.config, profile)
-    state = jax.jit(driving.init)(jax.random.key(CHECK_SEED))
-    speed = np.repeat(np.array(speeds, np.float32), PER_SPEED)
-    walking = start_walking(env, jax.random.key(CHECK_SEED + 1), jnp.asarray(speed), 0.0)
-    state = state.replace(env=walking)
-    steps = round(seconds / env.control_dt)
-    roll = jax.jit(lambda state: driving.roll(saved.params, state, jnp.ones(count, bool), steps))
-    _, ticks = jax.device_get(roll(state))
-    summary, pairs, recordings = compare(ticks, speed, env.tick_s, np.asarray(env.body_mass_kg))
-    summary |= {"teacher": teacher.source, "profile": profile.name, "speeds_m_s": speeds, "trials": count}
-    if pairs:
-        picture = figures.torque_pairs(pairs, names=("teacher", "student"))
-        write_bytes(folder / "torque.png", figures.png(picture))
-    save(folder / "reference.npz", recordings)
+    student = load_student(folder)
+    profile = student_profile(teacher, student)
+    cells = cells_for(teacher, config)
+    checked = check_cells(teacher, student, config, cells, unassisted, say)
+    on_norms = open_loop_on_norms(student)
+    summary = summarise(checked) | standing_torque(checked, student, profile)
+    summary |= {
+        "onnx_max_abs_diff": math.nan,
+        "open_loop_in_assistive_phase": all(row.assistive for row in on_norms),
+        "teacher": teacher.source,
+        "teacher_sha256": teacher.policy.description["sha256"],
+        "params_hash": student.params_hash,
+        "profile": profile.name,
+        "signals": list(student.config.signals),
+        "unassisted": "the teacher's own person" if unassisted is None else "a person trained with the device off",
+        "speeds_m_s": sorted({c.cell.speed_m_s for c in checked if c.cell.kind == "held out"}),
+        "slopes_deg": sorted({round(math.degrees(c.cell.slope_rad), 3) for c in checked if c.cell.kind == "held out"}),
+        "wearers": config.wearers,
+        "seconds": config.seconds,
+    }
+    summary["targets_met"] = targets_met(summary)
+    summary["open_loop"] = [row.as_dict() for row in on_norms]
+    summary["cells"] = [c.as_dict() | {"kind": c.cell.kind} for c in checked]
+    save(folder / "reference.npz", reference(checked))
     write_json(folder / "summary.json", summary)
+    write_check_page(folder, student, summary, checked, figures.png(open_loop_figure(on_norms)))
     return summary
 
 
-def compare(
-    ticks: Any, speed_m_s: np.ndarray, tick_s: float, mass_kg: np.ndarray
-) -> tuple[dict[str, float], list[figures.TorquePair], list[Recording]]:
-    """Figures over all trials, one torque pair per speed, and the student's trials as recordings (a reference).
-
-    `ticks` holds [T, N, …] arrays; rows after a trial's first fall do not count.
-    """
-    total = ticks.reset.shape[0]
-    after_start = ticks.reset.copy()
-    after_start[0] = False
-    ends = np.where(after_start.any(axis=0), after_start.argmax(axis=0), total)
-    settle = round(SETTLE_S / tick_s)
-    recordings, by_speed, raw_teacher, raw_student = [], {}, [], []
-    for n, end in enumerate(ends):
-        if end - settle < round(3.0 / tick_s):
-            continue
-        part = slice(settle, int(end))
-        recording = Recording(
-            time_s=np.arange(end - settle) * tick_s,
-            body_mass_kg=float(mass_kg[n]),
-            thigh_gyro_rad_s=ticks.signals[part, n, :2],
-            exo_torque_nm_kg=ticks.student[part, n],
-            exo_command_nm_kg=ticks.teacher[part, n],
-            speed_m_s=np.full(end - settle, speed_m_s[n]),
-            command_speed_m_s=float(speed_m_s[n]),
-            label=f"student at {speed_m_s[n]:.1f} m/s",
+def reference(checked: Sequence[CheckedCell]) -> list[Recording]:
+    """What a device's log is compared with: all trials on level ground, and one of every other cell."""
+    kept = []
+    for cell in checked:
+        if cell.cell.kind != "standing":
+            kept += cell.recordings[: None if cell.cell.kind == "level" else 1]
+    halved = ("thigh_gyro_rad_s", "exo_torque_nm_kg", "exo_command_nm_kg")
+    return [
+        dataclasses.replace(
+            trial, ground_force_n=None, **{name: np.asarray(getattr(trial, name), np.float32) for name in halved}
         )
-        recordings.append(recording)
-        raw_teacher.append(ticks.teacher[part, n])
-        raw_student.append(ticks.student[part, n])
-        strides = find_strides(recording, "gyro")
-        for i, side in enumerate(SIDES):
-            mine = of_side(strides, side)
-            if mine:
-                rows = by_speed.setdefault(float(speed_m_s[n]), ([], [], []))
-                rows[0].extend(over_cycle(recording.time_s, recording.exo_command_nm_kg[:, i], mine))
-                rows[1].extend(over_cycle(recording.time_s, recording.exo_torque_nm_kg[:, i], mine))
-                rows[2].extend(s.duration_s for s in mine)
-    summary: dict[str, float] = {"fall_free_share": float(np.mean(ends == total))}
-    if not recordings:
-        return summary, [], recordings
-    raw = compare_series(np.concatenate(raw_teacher), np.concatenate(raw_student))
-    pairs, profiles = [], []
-    for speed, (reference, measured, times) in sorted(by_speed.items()):
-        reference, measured = np.array(reference), np.array(measured)
-        profile = compare_profiles(reference, measured, float(np.mean(times)))
-        profiles.append(profile)
-        pairs.append(figures.TorquePair(f"{speed:.1f} m/s", measured, reference, f"r {profile.r_mean:.3f}"))
-    summary |= {"r_raw_mean": raw.r, "rmse_Nm_kg": raw.rmse_nm_kg, "amplitude_ratio": raw.amplitude_ratio}
-    if profiles:
-        summary |= {
-            "r_profile_mean": float(np.mean([p.r_mean for p in profiles])),
-            "r_profile_worst": float(np.min([p.r_mean for p in profiles])),
-        }
-    return summary, pairs, recordings
+        for trial in kept
+    ]
+
+
+def write_check_page(
+    folder: Path, student: SavedStudent, summary: dict[str, Any], checked: Sequence[CheckedCell], open_loop: bytes
+) -> Path:
+    """report.html with the targets, every cell and the figures; returns its path."""
+    config = student.config
+    lead = [
+        f"{', '.join(config.channel_names)} at {config.rate_hz:g} Hz, field {config.receptive_field} samples, "
+        f"device {config.profile}, teacher {summary['teacher']}.",
+        f"{summary['wearers']} people who were not trained on, sensors drawn at random, {summary['seconds']:g} s each; "
+        "the student drives and is compared with the teacher at the same states.",
+    ]
+    rows = [
+        [name, said(summary.get(name), ".3g"), f"{word} {bound:g}", _word(summary["targets_met"][name])]
+        for name, (word, bound) in TARGETS.items()
+    ]
+    notes = [summary["benefit_note"]] if summary["benefit_note"] else []
+    notes.append(f"Standing: {summary['standing_source']}.")
+    walked = [c for c in checked if c.cell.kind != "standing"]
+    table = [
+        [c.cell.name + (" (level)" if c.cell.kind == "level" else "")]
+        + [said(c.as_dict().get(name), form) for name, (_, form) in COLUMNS.items()]
+        for c in walked
+    ]
+    pairs = [
+        figures.TorquePair(c.cell.name, c.torque.strides[1], c.torque.strides[0], f"r {c.torque.r_profile:.3f}")
+        for c in walked
+        if len(c.torque.strides[0])
+    ]
+    level = [pair for pair, c in zip(pairs, [c for c in walked if len(c.torque.strides[0])], strict=True)
+             if c.cell.kind == "level"]  # fmt: skip
+    images = []
+    for name, some, caption in (
+        ("torque", level or pairs[:4], "Level ground."),
+        ("torque_cells", pairs, "All cells: teacher and student at the same states, both legs, mean and deviation."),
+    ):
+        if some:
+            data = figures.png(
+                figures.torque_pairs(some, names=("teacher", "student"), columns=6 if some is pairs else 4)
+            )
+            images.append(Image(name, data, caption))
+    sections = [
+        Section("Against what it should reach", notes, [TextTable(["figure", "found", "target", "reached"], rows)]),
+        Section("Cell by cell", (), [TextTable(["cell", *(title for title, _ in COLUMNS.values())], table)], images),
+        Section(
+            "On people's norm curves, open loop",
+            ["Gyroscope signals made from the norms of hip flexion and of the pelvis; nobody is pushed."],
+            (),
+            [Image("open_loop", open_loop, "Torque over the gait cycle; the shaded phases are where it should peak.")],
+        ),
+    ]
+    return write_page(folder, "How the student does", lead, sections)
+
+
+def _word(met: bool | None) -> str:
+    return "unknown" if met is None else "yes" if met else "no"

@@ -60,6 +60,19 @@ def signals_of(sensors: tuple[str, ...]) -> tuple[Signal, ...]:
     return tuple(dict.fromkeys(listed))
 
 
+def check_measures(profile: DeviceProfile, signals: tuple[str, ...]) -> None:
+    """Raises UserError unless the device measures exactly the signals that a student takes."""
+    offered = tuple(signal.name for signal in signals_of(profile.imu.sensors))
+    for names, others, sentence in (
+        (offered, signals, "measures {}, which the student does not take"),
+        (signals, offered, "does not measure {}, which the student needs"),
+    ):
+        lacking = [name for name in names if name not in others]
+        if lacking:
+            what = sentence.format(", ".join(lacking))
+            raise UserError(f"profile {profile.name!r} (imu.sensors = {', '.join(profile.imu.sensors)}) {what}")
+
+
 @dataclasses.dataclass(frozen=True)
 class StudentConfig:
     """What the student sees, how large it is, and what it may command. Checked when made; never changed."""

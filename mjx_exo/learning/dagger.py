@@ -73,6 +73,8 @@ class DaggerConfig:
     """Weight of the error in the torque's slope, against steps and jitter."""
     consistency_weight: float = 0.0
     """Weight of how far perturbed signals move the torque; needs a perturbation."""
+    smoothness_weight: float = 0.0
+    """Weight of how fast that movement changes from tick to tick: jitter that noise would cause."""
     perturbation: Perturbation = Perturbation()
     """Errors added in training."""
 
@@ -84,8 +86,10 @@ class DaggerConfig:
             _require(self, name, getattr(self, name) > 0, "above 0")
         _require(self, "teacher_share_factor", 0 <= self.teacher_share_factor < 1, "0 up to, but not, 1")
         _require(self, "slope_weight", self.slope_weight >= 0, "0 or more")
-        consistent = self.consistency_weight == 0 or (self.consistency_weight > 0 and self.perturbation.active)
-        _require(self, "consistency_weight", consistent, "0, or above 0 together with a perturbation")
+        for name in ("consistency_weight", "smoothness_weight"):
+            weight = getattr(self, name)
+            holds = weight == 0 or (weight > 0 and self.perturbation.active)
+            _require(self, name, holds, "0, or above 0 together with a perturbation")
 
 
 def _require(config: DaggerConfig, name: str, holds: bool, allowed: str) -> None:
@@ -181,18 +185,24 @@ def learn(
 
 def loss(params: Any, config: DaggerConfig, student: StudentConfig, batch: Stretches, key: jax.Array) -> jax.Array:
     """Mean squared torque error over the usable ticks of both sides, in shares of the torque limit, plus what is asked
-    for: error of the slope, and how far a perturbation moves the answer."""
+    for: error of the slope, and how far and how fast a perturbation moves the answer."""
     signals = perturb(config.perturbation, student, batch.signals, key) if config.perturbation.active else batch.signals
     torque = _sequence(student, params, signals)
     error = (torque - batch.torque) / student.torque_limit_nm_per_kg
     total = _masked_mean(error**2, batch.usable)
+    both = batch.usable[:, 1:] & batch.usable[:, :-1]
     if config.slope_weight > 0:
-        slope = SLOPE_TIME_S * student.rate_hz * (error[:, 1:] - error[:, :-1])
-        total += config.slope_weight * _masked_mean(slope**2, batch.usable[:, 1:] & batch.usable[:, :-1])
-    if config.consistency_weight > 0:
+        total += config.slope_weight * _masked_mean(_slope(student, error) ** 2, both)
+    if config.consistency_weight > 0 or config.smoothness_weight > 0:
         moved = (torque - _sequence(student, params, batch.signals)) / student.torque_limit_nm_per_kg
         total += config.consistency_weight * _masked_mean(moved**2, batch.usable)
+        total += config.smoothness_weight * _masked_mean(_slope(student, moved) ** 2, both)
     return total
+
+
+def _slope(student: StudentConfig, values: jax.Array) -> jax.Array:
+    """Change from tick to tick [B, S - 1, 2] of values [B, S, 2], as what it makes in `SLOPE_TIME_S`."""
+    return SLOPE_TIME_S * student.rate_hz * (values[:, 1:] - values[:, :-1])
 
 
 def perturb(perturbation: Perturbation, student: StudentConfig, signals: jax.Array, key: jax.Array) -> jax.Array:
