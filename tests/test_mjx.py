@@ -168,12 +168,13 @@ def distilled(engine: str):
     teacher = load_teacher("teacher")
     profile = DeviceProfile.load(teacher.config.walking.device)
     student = StudentConfig.for_profile(profile, channels=4, kernel_size=3, dilations=(1, 2), window_samples=7)
-    env = teacher.environment(4, 20.0, engine=engine, wearers=2, threads=1)
+    # Decisions as often as the device ticks: one call of the engine in the program, which halves its compilation.
+    env = teacher.environment(4, 20.0, engine=engine, wearers=1, threads=1, control_dt_s=0.01)
     driving = StudentDriving(env, teacher, student, profile)
     config = dagger.DaggerConfig(rounds=1, steps_per_round=5, outputs_per_stretch=4, capacity_samples=32)
 
     def collect(params, carry, key, student_share):
-        return driving.collect(params, carry, student_share, 8)
+        return driving.collect(params, carry, student_share, 16)
 
     carry = quickly(driving.init, jax.random.key(1))(jax.random.key(1))
     before = dagger.init_state(config, student, jax.random.key(2), carry, env.num_envs)
