@@ -5,6 +5,9 @@ model is as shipped, at its own 2 ms step, in plain C between decisions (no read
 in training: 50 decisions per second from inside `jit`, readings and callback included. The load is the same: bursts of
 0.2 s from starts spread over the gait cycle, at walking speed and with walking-like activation, so that one or two feet
 carry load as they do in walking.
+
+`published-mjx` is the published model on MJX's JAX implementation as it is shipped, where MJX takes it; it compiles for
+minutes. Automatic implicit damping is switched off there: on two cores it can block JAX 0.10.2 for ever.
 """
 
 from __future__ import annotations
@@ -36,16 +39,17 @@ from benchmarks.common import (
 )
 from mjx_exo.cache import use_jax_cache
 from mjx_exo.errors import UserError, run_command
-from mjx_exo.musculoskeletal.bodies import BODIES
-from mjx_exo.musculoskeletal.compiled import CompiledBody, compile_body
+from mjx_exo.files import write_atomically
+from mjx_exo.musculoskeletal.bodies import BODIES, body_description
+from mjx_exo.musculoskeletal.compiled import CompiledBody, compile_body, published_model
 from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.physics.interface import Drive, EngineConfig, PhysicsState
 from mjx_exo.physics.published_model import build_published
 from mjx_exo.walking.commands import GRAVITY_M_S2
 from mjx_exo.walking.start_states import PHASES, build_start_states
 
-ENGINES = ("native", "mjx", "mjx-warp")
-PUBLISHED = "published"
+PUBLISHED, PUBLISHED_MJX = "published", "published-mjx"
+ENGINES = ("native", "mjx", "mjx-warp", PUBLISHED_MJX)
 BURST_S, DECISION_S = 0.2, 0.02
 PUBLISHED_STEP_S = 0.002
 _STRIDE_HZ = 0.9
@@ -101,6 +105,47 @@ def published_case(body: CompiledBody, load: Load, threads: int) -> tuple[Callab
     return burst, lambda: float(loaded.mean())
 
 
+def published_mjx_case(body: CompiledBody, load: Load) -> tuple[Callable[[], float], Callable[[], float]]:
+    """The same burst of the published model on MJX. Raises `UserError` with the reason where MJX does not take it."""
+    from mujoco import mjx
+
+    published = build_published(body, PUBLISHED_STEP_S, as_shipped=True)
+    model = published_model(body_description(body.name))  # MJX refuses some of the sensors that `published` has
+    for name in ("geom_pos", "geom_size", "geom_contype", "geom_conaffinity"):  # the endless floor
+        getattr(model, name)[:] = getattr(published.model, name)
+    model.opt.timestep = PUBLISHED_STEP_S
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    try:
+        on_device = mjx.put_model(model, impl="jax")
+    except NotImplementedError as error:
+        raise UserError(f"MJX does not take the published {body.name} ({error})") from None
+    c, batch = published.coordinates, len(load.qpos)
+    q, v = c.to_published(load.qpos, load.qvel, *c.dependents(load.qpos[:, 7:], load.qvel[:, 6:]))
+    activation = np.zeros((batch, model.na))
+    activation[:, model.actuator_actadr[c.actuators]] = load.activation
+    control = np.zeros((batch, model.nu))
+    control[:, c.actuators] = load.activation
+    empty = mjx.make_data(model, impl="jax")
+    start = jax.vmap(lambda q, v, a, u: empty.replace(qpos=q, qvel=v, act=a, ctrl=u))(
+        *(jnp.asarray(x, jnp.float32) for x in (q, v, activation, control))
+    )
+
+    @jax.jit
+    def burst(data: Any) -> Any:
+        def step(data: Any, _: None) -> tuple[Any, None]:
+            return jax.vmap(mjx.step, in_axes=(None, 0))(on_device, data), None
+
+        return jax.lax.scan(step, data, length=round(BURST_S / PUBLISHED_STEP_S))[0]
+
+    last: list[Any] = []
+
+    def run() -> float:
+        last[:] = [jax.block_until_ready(burst(start))]
+        return batch * BURST_S
+
+    return run, lambda: float((np.asarray(last[0]._impl.contact.dist) < 0.0).any(-1).mean())
+
+
 def engine_case(engine: Any, load: Load) -> tuple[Callable[[], float], Callable[[], float]]:
     """The same for an engine of ours, as training uses it: decisions in a scan inside `jit`."""
     batch = len(load.qpos)
@@ -151,13 +196,16 @@ def measure(
     cases, on_feet = {}, {}
     cases[PUBLISHED, PUBLISHED_STEP_S], on_feet[PUBLISHED, PUBLISHED_STEP_S] = published_case(body, load, threads)
     for name in engines:
-        for step_s in steps_s:
+        for step_s in steps_s if name != PUBLISHED_MJX else (PUBLISHED_STEP_S,):
             try:
-                engine = build_engine(name, body, batch, step_s, threads)
+                if name == PUBLISHED_MJX:
+                    case = published_mjx_case(body, load)
+                else:
+                    case = engine_case(build_engine(name, body, batch, step_s, threads), load)
             except UserError as error:
                 print(f"{name} left out: {error}")
                 break
-            cases[name, step_s], on_feet[name, step_s] = engine_case(engine, load)
+            cases[name, step_s], on_feet[name, step_s] = case
     measured = speeds(cases, rounds)
     reference = measured[PUBLISHED, PUBLISHED_STEP_S]
     return [
@@ -184,25 +232,44 @@ def measure(
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Simulated seconds per second over the batch, one line per engine, body and step."""
+    """What one simulated second of one environment costs: left over the batch, right over the number of muscles."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    lines: dict[tuple, list] = {}
-    for row in rows:
-        lines.setdefault((row["engine"], row["muscles"], row["physics_step_s"]), []).append(row)
-    for (engine, muscles, step_s), points in lines.items():
-        label = f"{engine}, {muscles} muscles, {1e3 * step_s:g} ms"
-        style = "k--" if engine == PUBLISHED else "-"
-        x, y = [p["batch"] for p in points], [p["sim_seconds_per_second"] for p in points]
-        axes.loglog(x, y, style, marker="o", label=label)
-    axes.set(xlabel="environments", ylabel="simulated seconds per second")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    figure, (by_batch, by_muscles) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    engines = list(dict.fromkeys((row["engine"], row["physics_step_s"]) for row in rows))
+    sizes = sorted({row["muscles"] for row in rows})
+    markers = dict(zip(sizes, "osD", strict=False))
+
+    def line(axes: Any, points: list[dict[str, Any]], x: str, label: str, marker: str) -> None:
+        points = sorted(points, key=lambda row: row[x])
+        engine = points[0]["engine"], points[0]["physics_step_s"]
+        style = {"color": f"C{engines.index(engine)}", "ls": "--" if engine[0].startswith(PUBLISHED) else "-"}
+        cost_ms = [1e3 / row["sim_seconds_per_second"] for row in points]
+        axes.plot([row[x] for row in points], cost_ms, marker=marker, label=label, **style)
+
+    for engine, step_s in engines:
+        mine = [row for row in rows if (row["engine"], row["physics_step_s"]) == (engine, step_s)]
+        name = f"{engine}, {1e3 * step_s:g} ms steps"
+        for muscles in dict.fromkeys(row["muscles"] for row in mine):
+            points = [row for row in mine if row["muscles"] == muscles]
+            line(by_batch, points, "batch", f"{name}, {muscles} muscles", markers[muscles])
+        batches = sorted({row["batch"] for row in mine})
+        for batch in dict.fromkeys((batches[0], batches[-1])):
+            points = [row for row in mine if row["batch"] == batch]
+            line(by_muscles, points, "muscles", f"{name}, {batch} environments", "o" if batch == batches[-1] else "x")
+    by_batch.set(xlabel="environments", ylabel="ms of wall clock per simulated second\nof one environment")
+    by_batch.set(xscale="log", yscale="log")
+    batches = sorted({row["batch"] for row in rows})
+    by_batch.set_xticks(batches, [str(batch) for batch in batches])
+    by_muscles.set(xlabel="muscles", xticks=sizes)
+    for axes in (by_batch, by_muscles):
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.3)
+        axes.legend(fontsize="x-small")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130))
     plt.close(figure)
 
 
@@ -219,7 +286,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="worker threads of native and published (0: all cores)")
     parser.add_argument("--rounds", type=int, default=7, help="turns; the median counts (7)")
     parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw speed over the batch")
+    parser.add_argument(
+        "--figure", type=Path, metavar="PNG", help="draw what a simulated second costs over batch and muscles"
+    )
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     engines = chosen(arguments.engines, ENGINES, "engine")
     bodies = chosen(arguments.bodies, tuple(BODIES), "body")
