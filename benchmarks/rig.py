@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,30 @@ class Child:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+class Person:
+    """Reads the loop's lines and types what they ask for."""
+
+    def __init__(self) -> None:
+        self.loop: Child | None = None
+        self.resets = self.arms = 0
+        self._stage = ""
+
+    def heed(self, line: str) -> None:
+        """A line of the loop."""
+        stage = re.match(r" *([a-z_]+)  ", line)
+        if stage is not None:
+            self._stage = "" if "armed, torque scale" in line else stage[1]
+
+    def act(self) -> None:
+        """Now and then: whatever is needed."""
+        if self._stage == "fault":
+            self.resets += 1
+            self.loop.tell("reset")
+        elif self._stage == "ready":
+            self.arms += 1
+            self.loop.tell("arm")
+
+
 def fifo_permitted() -> bool:
     """Whether this user may run real-time processes; tried on a process that ends at once."""
     return subprocess.run(["true"], preexec_fn=_take_fifo_or_fail, check=False).returncode == 0
@@ -144,13 +169,13 @@ def virtual_device(folder: Path, rate_hz: float, real_time: bool, *options: str)
 
 def start_loop(
     policy: Path, port: str, rate_hz: float, seconds: float, log: Path, real_time: bool, *options: str,
-    heed: Callable[[str], None] | None = None,
+    heed: Callable[[str], None] | None = None, mass_kg: float = WEARER_MASS_KG,
 ) -> Child:  # fmt: skip
     """`runtime.exo_loop`, armed as soon as it is ready."""
     scheduling = [] if real_time else ["--no-real-time"]
     return Child(
         sys.executable, "-m", "runtime.exo_loop", "--policy", str(policy), "--port", port, "--rate", f"{rate_hz:g}",
-        "--wearer-mass", f"{WEARER_MASS_KG:g}", "--torque-scale", "1", "--arm", "--duration", f"{seconds:g}", "--log",
+        "--wearer-mass", f"{mass_kg:g}", "--torque-scale", "1", "--arm", "--duration", f"{seconds:g}", "--log",
         str(log), *scheduling, *options, heed=heed,
     )  # fmt: skip
 

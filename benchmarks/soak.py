@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rig
+from benchmarks.common import hardware
 from mjx_exo.errors import UserError, run_command
 from mjx_exo.gait.files import write_json
 from runtime.messages import SensorFlag
@@ -52,30 +52,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-class Person:
-    """Reads the loop's lines and types what they ask for."""
-
-    def __init__(self) -> None:
-        self.loop: rig.Child | None = None
-        self.resets = self.arms = 0
-        self._stage = ""
-
-    def heed(self, line: str) -> None:
-        """A line of the loop."""
-        stage = re.match(r" *([a-z_]+)  ", line)
-        if stage is not None:
-            self._stage = "" if "armed, torque scale" in line else stage[1]
-
-    def act(self) -> None:
-        """Now and then: whatever is needed."""
-        if self._stage == "fault":
-            self.resets += 1
-            self.loop.tell("reset")
-        elif self._stage == "ready":
-            self.arms += 1
-            self.loop.tell("arm")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     arguments = parser().parse_args(argv)
@@ -97,7 +73,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     device = rig.virtual_device(
         folder, arguments.rate, real_time, "--random-faults", str(arguments.seed), "--quiet"
     )  # fmt: skip
-    person = Person()
+    person = rig.Person()
     memory: dict[str, list[float]] = {"loop": [], "device": []}
     try:
         device.wait_for("port ")
@@ -119,7 +95,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _judge(
-    folder: Path, loop_code: int, device_code: int, memory: dict[str, list[float]], person: Person
+    folder: Path, loop_code: int, device_code: int, memory: dict[str, list[float]], person: rig.Person
 ) -> dict[str, Any]:
     recording = max((folder / "log").iterdir())
     tally = json.loads((recording / "summary.json").read_text())
@@ -132,6 +108,7 @@ def _judge(
     good = {kind: sum(v["kind"] == kind and v["verdict"] != "unaccounted" for v in verdicts) for kind in kinds}
     passed = not lost and loop_code == 0 and device_code == 0 and tally["unaccounted"] == 0
     return {
+        "hardware": hardware(),
         "passed": passed and all(value <= GROWTH_MIB for value in growth.values()),
         "exit_codes": {"loop": loop_code, "device": device_code},
         "faults": {kind: {"struck": kinds[kind], "accounted": good[kind]} for kind in sorted(kinds)},
@@ -173,11 +150,7 @@ def account(rows: np.ndarray, events: list[dict[str, Any]], report: dict[str, An
             inside = (sequence >= fault["first"]) & (sequence <= fault["last"])
             expected, found = _trace(fault, rows, sequence, inside, lateness_s - offset_s)
             heard = sequence[0] < fault["first"] and fault["last"] < sequence.max()
-        same = (
-            found == expected
-            if kind not in ("estop", "driver", "hot", "freeze", "delay", "deaf")
-            else found >= expected
-        )
+        same = found >= expected if kind in _AT_LEAST else found == expected
         if same:
             verdict = "accounted"
         elif not heard or fault["start_s"] < away_until_s:
