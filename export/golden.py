@@ -24,6 +24,10 @@ from policies.student import Student, StudentConfig
 _HARMONICS = ((1.0, 0.0), (0.45, 0.9), (0.2, 2.1), (0.1, -0.7))
 
 
+BATCH = 500
+"""Windows that Flax answers at once: ten thousand would take half a gigabyte."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Parity:
     """How far two computations of the same windows are apart."""
@@ -104,7 +108,8 @@ def _apply(config: StudentConfig, method: str, params: Any, signals: np.ndarray)
 
 def flax_torques(student: SavedStudent, windows: np.ndarray) -> np.ndarray:
     """[n, 2] Nm/kg that the Flax network answers to windows [n, window_samples, input_channels]."""
-    return np.asarray(_apply(student.config, "__call__", student.params, windows))
+    parts = [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
+    return np.concatenate([np.asarray(_apply(student.config, "__call__", student.params, part)) for part in parts])
 
 
 def onnx_torques(session: ort.InferenceSession, windows: np.ndarray) -> np.ndarray:

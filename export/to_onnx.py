@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from export.metadata import describe
 from mjx_exo.device import DeviceProfile, available_profiles
 from mjx_exo.errors import UserError, run_command
 from mjx_exo.exchange import GOLDEN_KEY, METADATA_KEY, encode_golden
-from mjx_exo.files import whole_file
+from mjx_exo.files import whole_file, write_atomically
 from policies.storage import SavedStudent, load_student
 from policies.student import StudentConfig, check_measures
 
@@ -46,7 +47,7 @@ class Settings:
     """Write nothing; check this exported file, against STUDENT too where one is given."""
     profile: str = ""
     """Device profile (name or .toml file) that the student must fit; by default the one it was made for."""
-    windows: int = 1000
+    windows: int = 10_000
     """Windows on which Flax and the file are compared."""
     tolerance: float = TOLERANCE_NM_PER_KG
     """Largest difference allowed, Nm/kg."""
@@ -141,8 +142,28 @@ def run(settings: Settings) -> int:
         return 1
     _print_checked(exported.checked)
     _print_parity(exported.parity, settings.tolerance)
+    if form == "window":
+        note_in_summary(settings.student, student, exported.parity)
     print(f"written   {exported.path} ({form} form, {exported.path.stat().st_size / 1024:.0f} KiB)")
     return 0
+
+
+def note_in_summary(folder: Path, student: SavedStudent, parity: Parity) -> bool:
+    """Writes `onnx_max_abs_diff` into the summary.json beside the student, if there is one and it speaks of it."""
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(summary, dict) or summary.get("params_hash", student.params_hash) != student.params_hash:
+        return False
+    difference = parity.max_abs_diff_nm_per_kg
+    summary |= {"onnx_max_abs_diff": difference, "onnx_windows": parity.windows}
+    if isinstance(summary.get("targets_met"), dict):
+        summary["targets_met"]["onnx_max_abs_diff"] = difference <= TOLERANCE_NM_PER_KG
+    text = json.dumps(summary, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return True
 
 
 def _check_only(file: Path, student: SavedStudent | None, tolerance: float, windows: int) -> int:

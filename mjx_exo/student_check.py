@@ -152,14 +152,16 @@ def check_cells(
     unassisted: Policy | None = None,
     say: Callable[[float], None] | None = None,
     environment: Callable[..., Any] | None = None,
-    **driving: Any,
+    human: Policy | None = None,
+    label_on: Callable[[Any], Callable[[Any], jax.Array]] | None = None,
 ) -> list[CheckedCell]:
     """Walks all cells in as few batches as possible, normally one.
 
     Args:
       unassisted: who walks where nobody drives the device; None is the teacher's own human.
       environment: builds an environment from a number of environments, an episode and changes; None is the teacher's.
-      driving: further arguments of `StudentDriving`.
+      human: who walks; None is the teacher's own.
+      label_on: makes from an environment what gives the teacher's torque in a state; None asks the teacher directly.
     """
     slots = [(index, arm) for index, cell in enumerate(cells) for arm in cell.arms]
     at_once = max(1, min(config.wearers, LARGEST_BATCH // len(slots)))
@@ -173,7 +175,10 @@ def check_cells(
         env = build(
             wearers * len(slots), config.seconds + 2.0, engine=config.engine, wearers=wearers, wearer_seed=seed
         )  # fmt: skip
-        driver = StudentDriving(env, teacher, student.config, profile, unassisted=unassisted, **driving)
+        label = None if label_on is None else label_on(env)
+        driver = StudentDriving(
+            env, teacher, student.config, profile, human=human, unassisted=unassisted, label=label
+        )  # fmt: skip
         slot_of = np.arange(env.num_envs) % len(slots)  # wearers are neighbours: every slot gets all of them
         speed = np.array([cells[index].speed_m_s for index, _ in slots], np.float32)[slot_of]
         slope = np.array([cells[index].slope_rad for index, _ in slots], np.float32)[slot_of]

@@ -178,6 +178,8 @@ class StudentDriving:
         label = jnp.where(ticks.stands[..., None] & still_is_zero, 0.0, ticks.teacher)
         valid = ~_within(falls, round(BEFORE_FALL_S / self.env.tick_s))
         rollout = Rollout(ticks.signals, label, valid, ticks.reset)
+        if self.people.count == 0:
+            return state, rollout
         people, still = self.people.roll(state.people, len(ticks.reset), self.env.tick_s)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), rollout, still)
         return state.replace(people=people), both

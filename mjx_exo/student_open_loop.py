@@ -26,7 +26,7 @@ PELVIS_AMPLITUDE_RAD = math.radians(1.5)
 """The pelvis tips twice per stride by about this much either way about its mean (background)."""
 PELVIS_FORWARD_PERCENT = 50.0
 """Where it is tipped forward most: about the heel strikes (background); results hardly depend on it."""
-EXTENSION_PERCENT = (-5.0, 25.0)
+EXTENSION_PERCENT = (-5.0, 30.0)
 """Early stance and the loading before it: here a torque that extends the hip supports the leg that has just landed."""
 FLEXION_PERCENT = (50.0, 80.0)
 """Around toe-off and in early swing: here a torque that flexes the hip throws the leg forward."""
