@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -67,13 +68,14 @@ def main(argv: list[str] | None = None) -> int:
         print("real-time scheduling is not permitted here (ulimit -r): left out")
         kinds = tuple(kind for kind in kinds if kind != "real-time")
     found: dict[str, Any] = {"rate_hz": arguments.rate, "peer": arguments.peer, "seconds": arguments.seconds}
-    found["hardware"] = hardware()
+    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         policy = arguments.policy or rig.untrained_policy(folder)
         program = rig.build_firmware(folder) if arguments.peer == "c" else None
         for kind in kinds:
             found[kind] = _measure(arguments, folder, policy, program, kind == "real-time")
+    found["hardware"] = {**hardware(), "load_before": load_before}  # now: it loads JAX, and forking with JAX is unsafe
     _print(found, kinds)
     if arguments.json is not None:
         write_json(arguments.json, found)

@@ -74,11 +74,12 @@ def main(argv: list[str] | None = None) -> int:
     least = SETTLE_S + CHANGE_S + SHORTEST_S
     if not least <= arguments.seconds <= 600.0:
         raise UserError(f"--seconds {arguments.seconds:g} is outside {least:g} to 600 s: a change needs time to settle")
+    real_time = rig.fifo_permitted()  # asked before anything loads JAX: it forks
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         reference = arguments.reference or [_simulate(arguments, cells, folder)]
-        found = _walk(arguments, cells, folder)
+        found = _walk(arguments, cells, folder, real_time)
         recording = max((folder / "log").iterdir())
         transfer.main([str(recording), "--reference", *map(str, reference), "--out", str(folder / "transfer")])
         report = json.loads((folder / "transfer" / "transfer.json").read_text())
@@ -138,7 +139,9 @@ def judge(found: dict[str, Any], cells: int) -> dict[str, Any]:
     }
 
 
-def _walk(arguments: argparse.Namespace, cells: Sequence[tuple[float, float]], folder: Path) -> dict[str, Any]:
+def _walk(
+    arguments: argparse.Namespace, cells: Sequence[tuple[float, float]], folder: Path, real_time: bool
+) -> dict[str, Any]:
     """The loop and the virtual device in real time; leaves recording and conditions in `folder`."""
     draw = random.Random(arguments.seed)
     delay_ms = round(draw.uniform(*LINK_DELAY_MS), 1)
@@ -148,7 +151,7 @@ def _walk(arguments: argparse.Namespace, cells: Sequence[tuple[float, float]], f
     options += [] if arguments.body == "published" else ["--wearer-seed", str(arguments.wearer_seed)]
     mass_kg = _mass_kg(arguments)
     policy = arguments.policy or arguments.student / "student.onnx"
-    seconds, real_time = len(cells) * arguments.seconds + 2.0 * START_S, rig.fifo_permitted()
+    seconds = len(cells) * arguments.seconds + 2.0 * START_S
     rate_hz = _rate_hz(policy)
     device = rig.virtual_device(folder, rate_hz, real_time, *options)
     person = rig.Person()

@@ -25,6 +25,7 @@ from tiny_policy import write_policy
 from benchmarks import rig, soak
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
+from mjx_exo.gait.device_log import Conditions, read_log
 from mjx_exo.presets import QUICK
 from mjx_exo.teacher import PRETRAINED, Teacher
 from mjx_exo.virtual import command
@@ -67,6 +68,15 @@ class Session:
             assert time.monotonic() < deadline and self.loop.process.poll() is None, "\n".join(self.loop.lines)
             time.sleep(0.02)
 
+    def ask_until(self, command: str, pattern: str, start: int) -> None:
+        """Types `command` until the loop does as told: what it waits for is another process's business."""
+        for _ in range(100):
+            self.loop.tell(command)
+            time.sleep(0.3)
+            if any(re.search(pattern, line) for line in self.loop.lines[start:]):
+                return
+        raise AssertionError("\n".join(self.loop.lines))
+
     def finish(self, patience_s: float = 90.0) -> int:
         code = self.loop.wait(patience_s)
         assert self.device.end() == 0, self.device.lines
@@ -106,12 +116,24 @@ def check_whole_session(session: Session) -> None:
 
 
 def test_a_whole_session_with_a_scripted_wearer(tmp_path, ended):
-    session = Session(tmp_path, scripted(tmp_path), 13.0)
+    session = Session(tmp_path, scripted(tmp_path, "--log", str(tmp_path / "asked")), 13.0, "--walk", "0.9:3,1.1@2")
     ended += [session.device, session.loop]
     assert session.finish() == 0, session.loop.lines
     check_whole_session(session)
+    check_conditions(session, tmp_path / "asked" / "conditions.csv")
     assert any(re.search(r"ARMED +walking +torque .* answered in", line) for line in session.device.lines)
     assert session.report["doing"] == "walking"
+
+
+def check_conditions(session: Session, path: Path) -> None:
+    """The device wrote when its wearer walked how; the loop's own record of what it asked for says the same."""
+    written, rows = Conditions.read(path), session.log.rows
+    assert np.isnan(written.speed_m_s[0]) and written.speed_m_s[1:].tolist() == [0.9, 1.1]
+    assert np.rad2deg(written.slope_rad[1:]) == pytest.approx([0.0, 2.0], abs=1e-3)
+    asked = Conditions.asked(read_log(max((session.folder / "log").iterdir())))
+    device_s = 1e-6 * rows["device_time_us"]
+    speeds = [source.at(device_s, device_s[0])[0] for source in (written, asked)]
+    assert np.mean(np.isclose(*speeds, equal_nan=True)) > 0.99 and np.isfinite(speeds[0]).sum() > 300
 
 
 def test_every_fault_on_command_has_its_trace_in_the_log(tmp_path, ended):
@@ -128,9 +150,7 @@ def test_every_fault_on_command_has_its_trace_in_the_log(tmp_path, ended):
     session.loop.tell("reset")
     session.wait_for("the fault persists: the emergency stop is pressed|fault  the emergency stop is pressed", start)
     device.tell("clear estop")
-    time.sleep(0.3)
-    session.loop.tell("reset")
-    session.wait_for("stand still: the gyroscopes are being zeroed", start)
+    session.ask_until("reset", "stand still: the gyroscopes are being zeroed", start)
     assert session.finish() == 0, session.loop.lines
     assert any("'drop:2': 2 is outside 0..1" in line for line in device.lines)
     verdicts = soak.account(session.log.rows, session.log.events, session.report)
@@ -180,8 +200,9 @@ def test_a_simulated_wearer_lifts_walks_feels_torque_and_gets_up_again():
     lifted = np.array([wearer.tick((0.0, 0.0)).gyro_rad_s for _ in range(80)])
     lifted -= np.array([wearer.tick((0.0, 0.0)).gyro_rad_s for _ in range(100)])[-10:].mean(axis=0)
     assert lifted[:, 0].sum() / 100.0 == pytest.approx(0.7, abs=0.1) and abs(lifted[:, 1].sum() / 100.0) < 0.1
+    assert wearer.command is None
     wearer.walk(1.0, 0.0)
-    assert wearer.doing.startswith("walking 1.00 m/s")
+    assert wearer.doing.startswith("walking 1.00 m/s") and wearer.command == (1.0, 0.0)
     quiet = [wearer.tick((0.0, 0.0)) for _ in range(6)]
     pushed = [wearer.tick((10.0, -10.0)) for _ in range(14)]
     assert max(abs(t.torque_nm[0]) for t in quiet) < 0.1
