@@ -237,8 +237,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    figure, (by_batch, by_muscles) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    figure, (by_batch, by_muscles) = plt.subplots(1, 2, figsize=(11, 6), layout="constrained", sharey=True)
     engines = list(dict.fromkeys((row["engine"], row["physics_step_s"]) for row in rows))
     sizes = sorted({row["muscles"] for row in rows})
     markers = dict(zip(sizes, "osD", strict=False))
@@ -265,10 +266,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     batches = sorted({row["batch"] for row in rows})
     by_batch.set_xticks(batches, [str(batch) for batch in batches])
     by_muscles.set(xlabel="muscles", xticks=sizes)
+    by_batch.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    by_batch.yaxis.set_major_formatter(ScalarFormatter())
     for axes in (by_batch, by_muscles):
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
-        axes.legend(fontsize="x-small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130))
     plt.close(figure)
 
