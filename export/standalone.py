@@ -42,7 +42,8 @@ print(f"{len(golden['windows'])} windows, largest difference {worst:.2g} Nm/kg, 
 sys.exit(0 if worst <= golden["tolerance"] else 1)
 '''
 
-CHECK_MJS = """// Does this computer compute what the exporter computed? Needs onnxruntime-web or onnxruntime-node, nothing else.
+CHECK_MJS = """// Does this computer compute what the exporter computed?
+// Needs onnxruntime-web or onnxruntime-node, installed in this folder or above it, and nothing else.
 import { readFile } from "node:fs/promises";
 
 async function runtime() {
@@ -90,7 +91,7 @@ class Settings:
 
 
 def write_standalone(file: Path, folder: Path) -> list[Path]:
-    """Fills `folder`; returns the files. Raises UserError for a file that is no such export, or an unwritable folder."""
+    """Fills `folder`; returns the files. Raises UserError for what is no such export, or an unwritable folder."""
     opened = open_onnx(file)
     contract = SignalContract.from_dict(opened.metadata, str(file))
     if opened.metadata.get("form", "window") != "window":

@@ -5,7 +5,7 @@ which halving it no longer changes the figures. Leaves a self-contained report.h
 summary.json and an animation of each condition; needs neither display nor GPU.
 
 With --controller the policy's human wears an active device that an exported student drives: the ONNX file itself, fed
-by virtual gyroscopes whose errors are drawn at random for every trial.
+by virtual sensors whose errors are drawn at random for every trial.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def evaluate(teacher: Any, grid: list[tuple[float, float]], arguments: argparse.
         "deterministic policy.",
     ]
     if arguments.controller is not None:
-        lead.append(f"Device driven by {arguments.controller.name}, run by onnxruntime, from virtual gyroscopes.")
+        lead.append(f"Device driven by {arguments.controller.name}, run by onnxruntime, from virtual sensors.")
     fixed = ("stride_frequency_hz", "stride_time_s", "cadence_steps_min") if _clocked(teacher) else ()
     return gait_report(out, f"How {teacher.source} walks", conditions, lead, fixed, animations)
 
@@ -134,9 +134,10 @@ def _walker(teacher: Any, count: int, arguments: argparse.Namespace) -> tuple[An
         changes |= {"wearers": arguments.wearers, "wearer_seed": base.wearer_seed + HELD_OUT}
     if arguments.controller is None:
         return teacher.environment(count, arguments.seconds + 1.0, **changes), teacher.act
-    from mjx_exo.controllers import ControlledEnv, OnnxStudent, human_only
+    from mjx_exo.controllers import ControlledEnv, human_only
+    from mjx_exo.student_controller import load_controller
 
-    student = OnnxStudent.load(arguments.controller, base.device)
+    student = load_controller(arguments.controller, base.device)
     changes |= {"device": base.device or student.contract.profile, "device_mode": "active"}
     env = teacher.environment(count, arguments.seconds + 1.0, human_only=True, **changes)
     return ControlledEnv(env, student), human_only(lambda seen: teacher.policy.act("human", seen))
