@@ -11,6 +11,7 @@ from guard_rig import LIMITS, Rig, config, walking_gyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from runtime.commission import Commissioning
 from runtime.feed import SampleFeed, window_rows
@@ -192,6 +193,18 @@ def test_torque_and_its_rate_hold_for_any_policy_output_and_late_ticks(outputs, 
         assert step <= LIMITS.rate_limit_nm_s * rig.period_s + 1e-9 or rig.stage == Stage.FAULT
     if not np.all(np.isfinite(outputs)):
         assert rig.stage == Stage.FAULT and rig.applied == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("mass_kg", [30.0, 60.0, 150.0])
+def test_the_limit_is_the_smaller_of_the_wearers_and_the_devices(mass_kg):
+    profile = DeviceProfile.load("hip_3200g")
+    limits = profile.limits(mass_kg)
+    wanted = min(profile.torque.limit_nm_per_kg * mass_kg, profile.torque.limit_nm)
+    rig = Rig(limits=limits, wearer_mass_kg=mass_kg).active()
+    rig.student = (9.0, -9.0)
+    rig.walk(1.0)
+    largest = np.abs(rig.torques).max()
+    assert largest == pytest.approx(wanted) and {30.0: 7.5, 60.0: 15.0, 150.0: 18.0}[mass_kg] == wanted
 
 
 def test_the_rate_counts_from_what_the_device_applied():
@@ -438,6 +451,11 @@ def test_walking_is_seen_within_four_strides_and_kept(stride_s, size):
 )
 def test_what_is_not_walking(motion):
     assert not any(detector(motion, 15.0))
+
+
+def test_small_steps_keep_walking_up_but_do_not_start_it():
+    small = functools.partial(walking_gyro, size=0.3)
+    assert not any(detector(small, 15.0)) and all(detector(lambda t: small(6.0 + t), 15.0, start=True))
 
 
 def test_standing_still_ends_walking_within_a_second():
