@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from benchmarks import transfer_grid
 from mjx_exo.errors import UserError
 from mjx_exo.gait.device_log import Conditions, read_log, steady_trials
 from mjx_exo.gait.example import normal_walking
 from mjx_exo.gait.recording import Recording, save
 from mjx_exo.gait.user_csv import write_csv
 from mjx_exo.transfer import main
+from runtime.wishes import parse_walk
 
 CODES = {"device_time_us": "Q", "stage": "B", "walking": "B", "gain": "f"}
 TYPES = {"Q": "<u8", "B": "u1", "f": "<f4"}
@@ -241,3 +244,37 @@ def test_mistakes_are_named(tmp_path, log_folder, reference):
     with pytest.raises(UserError, match="the log has no rows"):
         main([str(log_folder), "--speed-m-s", "1.0", *out])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_grid_is_walked_so_that_one_thing_changes_at_a_time():
+    cells = transfer_grid.grid(transfer_grid.span("0.8:1.6:0.2", "--speeds"), transfer_grid.span("-4:4:4", "--slopes"))
+    assert len(set(cells)) == 15 and cells[0] == (0.8, 0.0)
+    assert all((a[0] == b[0]) != (a[1] == b[1]) for a, b in itertools.pairwise(cells))
+    legs = parse_walk(transfer_grid.walk_plan(cells, 20.0))
+    np.testing.assert_allclose([leg[:2] for leg in legs], np.array(cells) * [1.0, np.pi / 180.0])
+    assert {leg[2] for leg in legs[1:-1]} == {20.0} and legs[0][2] > 20.0 and legs[-1][2] == np.inf
+    assert transfer_grid.walk_plan([(1.25, -4.0)], 20.0) == "1.25@-4"
+    for text in ("fast", "1:2", "1:2:0", "2:1:0.5", "0:1:nan"):
+        with pytest.raises(UserError, match="neither a number nor A:B:STEP"):
+            transfer_grid.span(text, "--speeds")
+
+
+def test_the_bars_of_the_grid_say_what_was_missed():
+    device = {"falls": 0, "late_ticks": 1, "ticks": 5000, "worst_late_ms": 12.0}
+    cells = [{"r_mean": 0.96}, {"r_mean": 0.96}]
+    mean = {"r_mean": {"mean": 0.96}, "rmse_mean_nm_kg": {"mean": 0.019}}
+    found = {"body": "myolegs26", "device": device, "cells": cells, "mean": mean, "loop": {"faults": []}}
+    assert all(transfer_grid.judge(found, 2)["bars"].values())
+    for change in (
+        {"mean": mean | {"r_mean": {"mean": 0.94}}},
+        {"mean": mean | {"rmse_mean_nm_kg": {"mean": 0.021}}},
+        {"mean": {}},
+        {"device": device | {"falls": 1}},
+        {"device": device | {"late_ticks": 50}},
+        {"loop": {"faults": ["held up"]}},
+        {"cells": cells[:1]},
+    ):
+        missed = [words for words, met in transfer_grid.judge(found | change, 2)["bars"].items() if not met]
+        assert len(missed) == (2 if change.get("mean") == {} else 1), missed
+    published = found | {"body": "published", "mean": mean | {"r_mean": {"mean": 0.91}}}
+    assert all(transfer_grid.judge(published, 2)["bars"].values())
