@@ -8,7 +8,7 @@ import math
 from mjx_exo.errors import UserError
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.musculoskeletal.wearer import WearerRange
-from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
+from mjx_exo.walking.config import REFINED, CommandConfig, CurriculumConfig, WalkingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +39,16 @@ WALK = TrainConfig(
         wearers=16,
         wearer_range=WearerRange(passive=_ANY_PASSIVE),
         command=CommandConfig(
-            speed_m_s=(0.6, 1.9),
-            slope_rad=(-math.radians(7.0), math.radians(7.0)),
+            speed_m_s=(0.5, 2.0),
+            slope_rad=(-math.radians(8.0), math.radians(8.0)),
+            stand_share=0.1,
             resample_s=4.0,
             push_n=80.0,
         ),
-        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=600),
+        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=500),
+        strict=REFINED,
     ),
-    ppo=PPOConfig(total_steps=24_000_000),
+    ppo=PPOConfig(total_steps=16_000_000),
 )
 
 _DEVICE = "hip_3200g"
@@ -75,7 +77,10 @@ ASSIST = dataclasses.replace(
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "quick": ("26 muscles, level ground, 1.25 m/s; minutes on a laptop", QUICK),
-    "walk": ("full range of speeds and slopes, many wearers; about an hour on a laptop", WALK),
+    "walk": (
+        "standing, all speeds and slopes, many wearers; start it with --from a quick run; half an hour on a laptop",
+        WALK,
+    ),
     "worn": ("stage 2, first part: the device's weight, motors off; start it with --from", WORN),
     "assist": ("stage 2: an active device, first on a steady person, then on one who adapts; with --from", ASSIST),
 }
@@ -86,6 +91,24 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset '{name}'; known presets: {', '.join(PRESETS)}")
     return PRESETS[name][1]
+
+
+def continued(config: TrainConfig) -> TrainConfig:
+    """The configuration for somebody who can walk already: strict from the start, with less but lasting noise."""
+    curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=1.0)
+    actor = dataclasses.replace(
+        config.ppo.actor,
+        std_start=min(config.ppo.actor.std_start, 0.25),
+        std_floor_share=0.85,
+        noise_falls_after_s=1e3,  # longer than any episode: the noise falls with the share of the run alone
+        noise_falls_latest=0.55,
+        noise_fall_share=0.35,
+    )
+    return dataclasses.replace(
+        config,
+        walking=dataclasses.replace(config.walking, curriculum=curriculum),
+        ppo=dataclasses.replace(config.ppo, actor=actor),
+    )
 
 
 def identity(walking: WalkingConfig) -> dict[str, str]:

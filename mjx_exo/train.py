@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         config = _stored_config(request.resume)
     else:
         config = presets.preset(request.preset)
+        config = presets.continued(config) if request.start else config
     description = f"{__doc__}\n\nPresets: " + "; ".join(f"{k}: {v[0]}" for k, v in presets.PRESETS.items())
     if "--help" in request.rest or "-h" in request.rest:
         print("--preset NAME   configuration to start from: " + ", ".join(presets.PRESETS))

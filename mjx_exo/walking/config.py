@@ -19,21 +19,26 @@ class RewardWeights:
     alive: float = 0.05
     heel_first: float = 0.0
     effort: float = -0.5
+    maintenance: float = 0.0
     limits: float = -0.001
     impact: float = -0.05
+    loading: float = 0.0
+    stretch: float = 0.0
     rotation: float = -0.01
     smoothness: float = -0.028
     hip_rotation: float = 0.0
     leg_clearance: float = 0.0
     toe_clearance: float = 0.0
-    foot_slap: float = 0.0
 
 
 LOOSE = RewardWeights()
+# Maintenance heat keeps the first walk off a deep crouch, from which no later learning found back to a human knee;
+# once the stance leg is nearly straight, it gives way to the shock of loading, which bends the knee as people do.
 STRICT = RewardWeights(
-    effort=-5.0, limits=-0.005, impact=-0.3, rotation=-0.03, hip_rotation=-0.3, heel_first=0.1,
-    leg_clearance=-0.3, toe_clearance=-0.3, foot_slap=-0.2,
+    effort=-5.0, maintenance=-0.5, limits=-0.01, impact=-0.3, loading=-2.0, stretch=-2.0, rotation=-0.03,
+    smoothness=-0.05, hip_rotation=-0.3, leg_clearance=-0.3, toe_clearance=-0.3,
 )  # fmt: skip
+REFINED = dataclasses.replace(STRICT, maintenance=0.0, limits=-0.015, loading=-6.0, stretch=-3.0, smoothness=-0.08)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class CurriculumConfig:
 
     start_episode_s: float = 6.0  # strictness starts to rise when episodes last this long on average
     rise_updates: int = 250  # PPO updates from loose to strict
+    start_strictness: float = 0.0  # 1 for somebody who can walk already: only the commands widen then
     fall_back: float = 0.5  # how fast strictness falls while episodes are short, relative to its rise
 
 

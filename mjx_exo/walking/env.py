@@ -76,7 +76,7 @@ class WalkingEnv:
     def reset(self, key: Array) -> EnvState:
         """A fresh state of all N environments; every array leads with N."""
         key, start_key = jax.random.split(key)
-        curriculum = Curriculum(jnp.float32(0.0), jnp.float32(0.0))
+        curriculum = Curriculum(jnp.float32(self.config.curriculum.start_strictness), jnp.float32(0.0))
         state = self._fresh(start_key, curriculum, key)
         return self.observed(state)
 
@@ -135,7 +135,7 @@ class WalkingEnv:
         return state.replace(physics=physics, readings=readings, sensors=readings.sensors, exo=exo)
 
     def curriculum(self, state: EnvState, stats: dict[str, Array]) -> EnvState:
-        """Hardens the task while episodes are long, softens it while they are short.
+        """Hardens the task while episodes are long, softens it while they are short; open ranges stay open.
 
         stats: scalars of the last roll-out; `episode_seconds` is the mean length of the episodes that ended.
         """
@@ -144,7 +144,7 @@ class WalkingEnv:
         long_enough = stats["episode_seconds"] >= config.start_episode_s
         change = jnp.where(long_enough, step, -config.fall_back * step)
         strictness = jnp.clip(state.curriculum.strictness + change, 0.0, 1.0).astype(jnp.float32)
-        widen = jnp.maximum(state.curriculum.widen, strictness)
+        widen = jnp.clip(state.curriculum.widen + jnp.maximum(change, 0.0), 0.0, 1.0).astype(jnp.float32)
         return state.replace(curriculum=Curriculum(strictness, widen))
 
     def with_command(self, state: EnvState, speed_m_s: Array, slope_rad: Array, strictness: float = 1.0) -> EnvState:
@@ -233,6 +233,7 @@ class WalkingEnv:
             RewardInputs(
                 kinematics=k,
                 readings=after.readings,
+                load_before_bw=before.readings.foot_force_n[:, :, 2] / self.walkers.body_weight_n[:, None],
                 activation=after.physics.activation,
                 muscle_share=self.walkers.muscle_share,
                 action=after.previous_action,
@@ -243,6 +244,8 @@ class WalkingEnv:
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
                 held=held(after),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
+                knee_rad=leg_angles[:, :, self.walkers.knee],
+                ankle_rad=leg_angles[:, :, self.walkers.ankle],
                 impact_free_bw=jnp.float32(1.2),
             )
         )

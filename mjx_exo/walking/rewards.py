@@ -17,14 +17,18 @@ from mjx_exo.physics.interface import Readings
 from mjx_exo.walking.config import RewardWeights
 from mjx_exo.walking.features import Kinematics
 
-STANCE = (0.03, 0.58)  # share of the gait cycle in which a foot should carry load
-SWING = (0.63, 0.98)  # share in which it should not
+STANCE = (0.02, 0.48)  # share of the gait cycle in which a foot should carry load
+SWING = (0.52, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
-_TOE_HEIGHT_M = 0.05  # the toes hang a little: published feet with toes and shoes need this much
-_SOLE_GIVES_M = 0.006  # a sole gives this much under load; more is a foot slapped through the soft floor
-_CLEAR_M = 0.13  # lateral distance of the feet's middles at which shoes pass each other freely
+_TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
+_CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
-_LOADED_BW = 0.4  # a foot with this much of body weight counts as fully loaded
+_LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
+# Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack up to its limits.
+_CALF_SLACK_RAD = 0.05  # dorsiflexion
+_KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
+_LOADED_BW = 0.4  # in stance, a foot with this much of body weight counts as fully loaded
+_DRAGGED_BW = 0.2  # in swing, one with this much counts as not lifted at all
 
 
 class RewardInputs(NamedTuple):
@@ -32,6 +36,7 @@ class RewardInputs(NamedTuple):
 
     kinematics: Kinematics
     readings: Readings
+    load_before_bw: Array  # [N, 2] vertical, one control step ago
     activation: Array  # [N, M]
     muscle_share: Array  # [M], of the muscles' volume, mean 1
     action: Array  # [N, A]
@@ -42,16 +47,19 @@ class RewardInputs(NamedTuple):
     leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
     held: Array  # [N] True where the clock is held: standing
     hip_rotation_rad: Array  # [N, 2]
+    knee_rad: Array  # [N, 2] flexion
+    ankle_rad: Array  # [N, 2] dorsiflexion
     impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
 
 
 def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array) -> Array:
     """0…1 per leg: in stance, loaded and still; in swing, unloaded; free in between. All [N, 2]."""
     loaded = jnp.clip(load_bw / _LOADED_BW, 0.0, 1.0)
+    lifted = 1.0 - jnp.clip(load_bw / _DRAGGED_BW, 0.0, 1.0)
     stance = (phase >= STANCE[0]) & (phase < STANCE[1])
     swing = (phase >= SWING[0]) & (phase < SWING[1])
     still = jnp.exp(-4.0 * foot_speed_m_s**2)
-    return jnp.where(stance, loaded * still, jnp.where(swing, 1.0 - loaded, 0.5))
+    return jnp.where(stance, loaded * still, jnp.where(swing, lifted, 0.5))
 
 
 def standing_agreement(load_bw: Array, foot_speed_m_s: Array) -> Array:
@@ -68,7 +76,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    early = ((x.leg_phase < 0.08) | (x.leg_phase > 0.96)) & ~x.held[:, None]
+    early = ((x.leg_phase < 0.02) | (x.leg_phase > 0.96)) & ~x.held[:, None]
     toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -1.0, 1.0)
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
@@ -76,7 +84,6 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     toe_height = k.toe_m[..., 2]
     passing = (x.leg_phase > PASSING[0]) & (x.leg_phase < PASSING[1])
     scuffing = passing * jnp.clip((_TOE_HEIGHT_M - toe_height) / _TOE_HEIGHT_M, 0.0, 2.0)
-    slapping = jnp.clip((-toe_height - _SOLE_GIVES_M) / _SOLE_GIVES_M, 0.0, 4.0)
     return {
         # Broad enough to find the way from standing, narrow enough to settle close.
         "speed": 0.5 * jnp.exp(-3.0 * speed_error**2) + 0.5 * jnp.exp(-40.0 * speed_error**2),
@@ -89,14 +96,19 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "heel_first": (early * toe_above_heel).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
+        # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
+        "maintenance": (x.muscle_share * x.activation).mean(axis=-1),
         "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
+        "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),
+        "stretch": (
+            jnp.maximum(x.ankle_rad - _CALF_SLACK_RAD, 0.0) ** 2 + jnp.maximum(_KNEE_SLACK_RAD - x.knee_rad, 0.0) ** 2
+        ).sum(axis=-1),
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
         "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
         "leg_clearance": (crowding**2).sum(axis=-1),
         "toe_clearance": (scuffing**2).sum(axis=-1),
-        "foot_slap": (slapping**2).sum(axis=-1),
     }
 
 

@@ -13,7 +13,7 @@ from mjx_exo.walking.commands import GRAVITY_M_S2
 class Walkers:
     """Constants of the N environments' walkers; `worn` is the device on them, or None.
 
-    legs: [2, J] indices of the leg joints, right and left, in the joint vector; hip, hip_rotation: columns of it.
+    legs: [2, J] indices of the leg joints, right and left, in the joint vector; hip, hip_rotation, knee, ankle: its columns.
     trunk: indices of the other joints. leg_muscles, trunk_muscles: how many muscles both legs, and the trunk, have.
     muscle_groups: a group's name per muscle. muscle_share: [M] volume relative to the mean muscle's.
     wearer_of: [N] index of each environment's wearer. body_mass_kg: [N] without the device. body_weight_n: [N] with it.
@@ -33,6 +33,7 @@ class Walkers:
         self.trunk = np.array([i for i in range(len(body.joint_names)) if i not in set(self.legs.ravel())], dtype=int)
         joints = body.leg.paths.joints
         self.hip, self.hip_rotation = joints.index("hip_flexion"), joints.index("hip_rotation")
+        self.knee, self.ankle = joints.index("knee_flexion"), joints.index("ankle_dorsiflexion")
         of = np.asarray(engine.wearer_of)
         self.wearer_of = jnp.asarray(engine.wearer_of)
         masses = np.array([w.mass_kg or body.mass_kg for w in engine.wearers])
