@@ -24,7 +24,7 @@ _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes ne
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
-# Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack up to its limits.
+# Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
 _CALF_SLACK_RAD = 0.05  # dorsiflexion
 _KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
 _LOADED_BW = 0.4  # in stance, a foot with this much of body weight counts as fully loaded
