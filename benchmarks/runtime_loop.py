@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns 1 if a frame was lost or unaccounted for."""
+    """Entry point; returns 1 if a frame or an answer was lost or unaccounted for."""
     arguments = parser().parse_args(argv)
     if not RATES_HZ[0] <= arguments.rate <= RATES_HZ[1]:
         raise UserError(f"--rate {arguments.rate:g} is outside {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz")
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     _print(found, kinds)
     if arguments.json is not None:
         write_json(arguments.json, found)
-    return int(any(found[kind]["frames"]["lost"] or found[kind]["frames"]["unaccounted"] for kind in kinds))
+    return int(not all(found[kind]["bars_met"]["every_frame_accounted_for"] for kind in kinds))
 
 
 def _measure(
@@ -113,7 +113,7 @@ def _measure(
     recording = next(iter(log.iterdir()))
     tally = json.loads((recording / "summary.json").read_text())
     over_ms = latency["p99_ms"] - max(before["p99_ms"], after["p99_ms"])
-    frames = _accounts(recording, tally, latency["answered"])
+    frames = _accounts(recording, tally, latency)
     in_time = latency["p99_ms"] < ALLOWED_REAL_TIME_MS if real_time else over_ms <= ALLOWED_OVER_ECHO_MS
     started_in_time = tally["start_s"] is None or tally["start_s"] < ALLOWED_START_S
     return {
@@ -126,7 +126,7 @@ def _measure(
         "start_to_ready_s": tally["start_s"],
         "faults": tally["faults"],
         "bars_met": {
-            "every_frame_accounted_for": not (frames["lost"] or frames["unaccounted"] or frames["answers_not_taken"]),
+            "every_frame_accounted_for": not (frames["lost"] or frames["unaccounted"] or frames["answers_lost"]),
             "p99": bool(in_time),
             "start_to_ready": bool(started_in_time),
         },
@@ -162,20 +162,29 @@ def _figures_of(line: str) -> dict[str, float]:
     words = line.split()[2:]
     numbers = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     times = zip(_PERCENTILES, ("p50_us", "p99_us", "p999_us", "max_us"), strict=True)
-    return {"answered": numbers["answered"], **{ours: 1e-3 * numbers[theirs] for ours, theirs in times}}
+    refused = sum(numbers[name] for name in ("session", "value", "echo", "stale"))
+    taken = {"answered": numbers["answered"], "newest": numbers["newest"], "refused": refused}
+    return {**taken, **{ours: 1e-3 * numbers[theirs] for ours, theirs in times}}
 
 
 def _device_side(folder: Path, device: rig.Child, program: Path | None) -> dict[str, float]:
-    """Latency as the device measured it, and how many answers it took."""
+    """Latency as the device measured it, how many answers it took and refused, and the sample answered last."""
     if program is not None:
         return _figures_of(device.lines[-1])
     report = json.loads((folder / "device.json").read_text())
-    return {"answered": report["answered"], **report["sensor_to_command"]}
+    taken = {"answered": report["answered"], "newest": report["newest_answered"], "refused": 0}
+    return {**taken, **report["sensor_to_command"]}
 
 
-def _accounts(log: Path, tally: dict[str, Any], answers_taken: float) -> dict[str, int]:
-    """Every frame between the first and the last that the loop saw, by the device's own numbering."""
-    sequence = load_recording(log).rows["sequence"].astype(np.int64)
+def _accounts(log: Path, tally: dict[str, Any], device: dict[str, float]) -> dict[str, int]:
+    """Every frame between the first and the last that the loop saw, by the device's own numbering, and every answer.
+
+    The stop at the end takes back what still waits to go out, so that it arrives first: an answer to a sample newer
+    than the last one the device had answered was overtaken by it.
+    """
+    rows = load_recording(log).rows
+    sequence = rows["sequence"].astype(np.int64)
+    overtaken = int(np.sum(sequence[rows["answered"] == 1] > device["newest"]))
     sent = int(sequence[-1] - sequence[0] + 1)
     return {
         "sent": sent,
@@ -184,7 +193,9 @@ def _accounts(log: Path, tally: dict[str, Any], answers_taken: float) -> dict[st
         "superseded": tally["superseded"],
         "lost": sent - len(np.unique(sequence)),
         "unaccounted": tally["unaccounted"],
-        "answers_not_taken": tally["answered"] - int(answers_taken),
+        "answers_refused": int(device["refused"]),
+        "answers_overtaken_by_stop": overtaken,
+        "answers_lost": tally["answered"] - int(device["answered"] + device["refused"]) - overtaken,
     }
 
 

@@ -106,6 +106,7 @@ class VirtualExo:
             "waiting": injector.waiting,
             "unsent_writes": self._port.unsent,
             "answered": self.meter.answered,
+            "newest_answered": self.meter.newest,
             "sensor_to_command": self.meter.latency.to_dict(),
             "torque_frames_accepted": controller.counters.torque_accepted,
             "host_frames_rejected": controller.decoder.counters.rejected,

@@ -84,6 +84,7 @@ class AnswerMeter:
     def __init__(self) -> None:
         self.latency = LatencyHistogram()
         self.answered = 0
+        self.newest = 0  # sample whose answer came last
         self._decoder = Decoder()
         self._sent: dict[int, tuple[int, float]] = {}
 
@@ -100,4 +101,5 @@ class AnswerMeter:
             sequence, sent_s = self._sent.pop(message.echo % _REMEMBERED, (None, 0.0))
             if sequence == message.echo:
                 self.answered += 1
+                self.newest = sequence
                 self.latency.add(now_s - sent_s)

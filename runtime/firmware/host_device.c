@@ -313,8 +313,10 @@ static void run(exo_controller *controller, wearer *w, stopwatch *watch, int por
            clock_us(), echo ? watch->next : controller->sent_sequence, lost, controller->decoder.frames,
            controller->decoder.bad_crc, controller->decoder.bad_cobs, n->torque_accepted, n->rejected_session,
            n->rejected_value, n->rejected_echo, n->rejected_stale, n->rejected_arm, n->ignored, longest);
-    printf(" answered %" PRIu32 " p50_us %" PRIu64 " p99_us %" PRIu64 " p999_us %" PRIu64 " max_us %" PRIu64 "\n",
-           watch->count, percentile(watch, 0.5), percentile(watch, 0.99), percentile(watch, 0.999), watch->longest_us);
+    printf(" answered %" PRIu32 " p50_us %" PRIu64 " p99_us %" PRIu64 " p999_us %" PRIu64 " max_us %" PRIu64
+           " newest %" PRIu32 "\n",
+           watch->count, percentile(watch, 0.5), percentile(watch, 0.99), percentile(watch, 0.999), watch->longest_us,
+           controller->command_echo);
 }
 
 int main(int argc, char **argv)
