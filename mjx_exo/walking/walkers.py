@@ -13,7 +13,7 @@ from mjx_exo.walking.commands import GRAVITY_M_S2
 class Walkers:
     """Constants of the N environments' walkers; `worn` is the device on them, or None.
 
-    legs: [2, J] indices of the leg joints, right and left, in the joint vector; hip, hip_rotation, knee, ankle: columns.
+    legs: [2, J] indices of leg joints, right and left, in the joint vector; hip, hip_rotation, knee, ankle: columns.
     trunk: indices of the other joints. leg_muscles, trunk_muscles: how many muscles both legs, and the trunk, have.
     muscle_groups: a group's name per muscle. muscle_share: [M] volume relative to the mean muscle's.
     wearer_of: [N] index of each environment's wearer. body_mass_kg: [N] without the device. body_weight_n: [N] with it.
