@@ -3,8 +3,9 @@
   python -m benchmarks.cuda_machine --out DIR --wheels FOLDER --minutes 9
 
 Installs the wheels that were carried along, looks at the GPU, compares MJX with the native engine there, measures the
-throughput table, and trains `quick` at 4096 environments. Every finished part is written to DIR/results.json at once;
-the next call goes on with what is missing. Exit code 0: all done; 3: call again; 2: it cannot be done here.
+throughput table and where a training step's time goes, and trains `quick` at 4096 environments. Every finished part is
+written to DIR/results.json at once; the next call goes on with what is missing. Exit code 0: all done; 3: call again;
+2: it cannot be done here.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def install(wheels: Path, site: Path) -> None:
     names = [file.name for file in files]
     if not (stamp.exists() and json.loads(stamp.read_text()) == names):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
-        subprocess.run([*command, "--target", str(site), *map(str, files)], check=True)
+        if subprocess.run([*command, "--target", str(site), *map(str, files)]).returncode:
+            raise UserError(f"--wheels {wheels}: pip cannot install them; its message is above")
         write_atomically(stamp, lambda temporary: temporary.write_text(json.dumps(names)))
     sys.path.insert(0, str(site))
     importlib.invalidate_caches()
@@ -175,6 +177,15 @@ def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> 
     }
 
 
+def training_step(body_name: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Where the time of a training step of `quick` goes there (see `benchmarks.train_throughput`)."""
+    from benchmarks import train_throughput
+    from mjx_exo.presets import preset
+
+    ppo = train_throughput.training(preset("quick"), body_name, "mjx", batch, threads=0)
+    return {"body": body_name, "batch": batch} | train_throughput.measure(ppo, rounds)
+
+
 def train(plan: Plan, folder: Path, seconds: float) -> dict[str, Any] | None:
     """Trains `quick` on MJX, or goes on with it, for at most so long; its summary, or None if more is left."""
     resume = (folder / "config.json").exists()
@@ -224,6 +235,8 @@ def parts_of(plan: Plan, results: Results) -> dict[str, Callable[[], Any]]:
                 parts[f"throughput {body} {implementation} {batch}"] = lambda b=body, i=implementation, n=batch: (
                     throughput(b, i, n, plan.rounds)
                 )
+    for body in plan.bodies:
+        parts[f"training step {body}"] = lambda b=body: training_step(b, plan.train_envs, plan.rounds)
     return parts
 
 

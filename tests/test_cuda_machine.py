@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 import pytest
 
@@ -31,6 +32,7 @@ def on_a_machine(monkeypatch):
         }  # fmt: skip
 
     monkeypatch.setattr(cuda_machine, "throughput", throughput)
+    monkeypatch.setattr(cuda_machine, "training_step", lambda body, n, rounds: ran.append(f"step {body} {n}") or {})
     monkeypatch.setattr(cuda_machine, "train", lambda plan, folder, seconds: ran.append("train") or {"meets_bar": True})
     return ran
 
@@ -39,7 +41,9 @@ def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path
     assert not work(Plan(), tmp_path, Clock(0.0), allow_cpu=True)
     assert on_a_machine == []
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
-    assert on_a_machine[-1] == "train" and len(on_a_machine) == 2 + 2 * 5 + 1
+    assert (
+        on_a_machine[-1] == "train" and len(on_a_machine) == 2 + 2 * 5 + 2 + 1 and "step myolegs 4096" in on_a_machine
+    )
     count = len(on_a_machine)
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
     assert len(on_a_machine) == count, "nothing is done twice"
@@ -84,6 +88,13 @@ def test_a_folder_without_wheels_is_refused(tmp_path):
         cuda_machine.install(tmp_path, tmp_path / "site")
 
 
+def test_a_wheel_that_is_none_is_refused(tmp_path):
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_text("no wheel")
+    with pytest.raises(UserError, match="pip cannot install them"):
+        cuda_machine.install(tmp_path, tmp_path / "site")
+    assert not (tmp_path / "site" / "installed.json").exists()
+
+
 def test_training_is_stopped_in_time_and_resumed(tmp_path, monkeypatch):
     """A stand-in for the training command: the first call is stopped, the second finishes."""
     commands = []
@@ -92,6 +103,7 @@ def test_training_is_stopped_in_time_and_resumed(tmp_path, monkeypatch):
         "folder = pathlib.Path(sys.argv[1]); resumed = (folder / 'config.json').exists()\n"
         "folder.mkdir(exist_ok=True); (folder / 'config.json').write_text('{}')\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n"
+        "(folder / 'ready').touch()\n"
         "time.sleep(0 if resumed else 60)\n"
         "(folder / 'summary.json').write_text(json.dumps({'fall_free_share': 0.5, 'speed_mean_m_s': 1.2,"
         " 'knee_swing_deg': 50.0, 'alternating_share': 1.0}))\n"
@@ -100,10 +112,13 @@ def test_training_is_stopped_in_time_and_resumed(tmp_path, monkeypatch):
 
     def popen(command):
         commands.append(command)
-        return real([sys.executable, "-c", script, str(tmp_path / "quick")])
+        process = real([sys.executable, "-c", script, str(tmp_path / "quick")])
+        while not (tmp_path / "quick" / "ready").exists() and process.poll() is None:
+            time.sleep(0.02)
+        return process
 
     monkeypatch.setattr(cuda_machine.subprocess, "Popen", popen)
-    assert cuda_machine.train(REHEARSAL, tmp_path / "quick", 2.0) is None
+    assert cuda_machine.train(REHEARSAL, tmp_path / "quick", 0.5) is None
     summary = cuda_machine.train(REHEARSAL, tmp_path / "quick", 60.0)
     assert summary["meets_bar"] is False
     assert "--out" in commands[0] and "--resume" in commands[1]
