@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
@@ -178,6 +180,11 @@ def start_loop(
         "--wearer-mass", f"{mass_kg:g}", "--torque-scale", "1", "--arm", "--duration", f"{seconds:g}", "--log",
         str(log), *scheduling, *options, heed=heed,
     )  # fmt: skip
+
+
+def summary_of(recording: Path, folder: Path) -> dict[str, Any]:
+    """The loop's summary; paths in `folder`, which is gone after the run, begin with DIR."""
+    return json.loads((recording / "summary.json").read_text().replace(str(folder), "DIR"))
 
 
 def _take_fifo() -> None:

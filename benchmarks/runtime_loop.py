@@ -111,7 +111,7 @@ def _measure(
     after = echo()
     latency = _device_side(folder, device, program)
     recording = next(iter(log.iterdir()))
-    tally = json.loads((recording / "summary.json").read_text())
+    tally = rig.summary_of(recording, folder)
     over_ms = latency["p99_ms"] - max(before["p99_ms"], after["p99_ms"])
     frames = _accounts(recording, tally, latency)
     in_time = latency["p99_ms"] < ALLOWED_REAL_TIME_MS if real_time else over_ms <= ALLOWED_OVER_ECHO_MS

@@ -98,7 +98,7 @@ def _judge(
     folder: Path, loop_code: int, device_code: int, memory: dict[str, list[float]], person: rig.Person
 ) -> dict[str, Any]:
     recording = max((folder / "log").iterdir())
-    tally = json.loads((recording / "summary.json").read_text())
+    tally = rig.summary_of(recording, folder)
     report = json.loads((folder / "device.json").read_text())
     log = load_recording(recording)
     verdicts = account(log.rows, log.events, report)

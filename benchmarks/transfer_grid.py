@@ -186,7 +186,7 @@ def _walk(
         "scheduling": "real-time" if real_time else "normal",
         "hardware": hardware(),
         "device": {name: value for name, value in report.items() if name not in ("fault_list", "faults")},
-        "loop": json.loads((recording / "summary.json").read_text()),
+        "loop": rig.summary_of(recording, folder),
     }
 
 
