@@ -81,14 +81,17 @@ def test_only_falls_leave_nothing_but_the_share(walker):
     assert found.curves == {}
 
 
-def test_speed_error_does_not_cancel_between_trials(walker):
+def test_speed_errors_of_a_condition_and_of_its_trials(walker):
     position = walker.pelvis_position_m.copy()
     slow, fast = position.copy(), position.copy()
     slow[:, 0], fast[:, 0] = 1.20 * walker.time_s, 1.30 * walker.time_s
     trials = [dataclasses.replace(walker, pelvis_position_m=p) for p in (slow, fast)]
     m = summarise(trials, 1.25, 0.0).measures
-    assert m["speed_error_m_s"] == pytest.approx(0.05)
-    assert m["speed_bias_m_s"] == pytest.approx(0.0, abs=1e-9)
+    assert m["speed_error_m_s"] == pytest.approx(0.0, abs=1e-9)
+    assert m["speed_error_each_m_s"] == pytest.approx(0.05)
+    slower = summarise(trials[:1], 1.25, 0.0).measures
+    assert slower["speed_error_m_s"] == pytest.approx(0.05)
+    assert slower["speed_bias_m_s"] == pytest.approx(-0.05)
 
 
 def test_a_single_hump_has_no_two_peaks():

@@ -66,6 +66,18 @@ def test_human_stride_frequency_is_near_its_sources():
     assert norms.stride_length_m(0.0) == 0.0
 
 
+def test_what_walking_costs_people():
+    # 1.44 + 1.94 + 0.24 at 1 m/s on the level.
+    assert norms.gross_metabolic_rate_w_kg(1.0) == pytest.approx(3.62)
+    uphill = norms.gross_metabolic_rate_w_kg(1.25, np.arctan(0.05)) - norms.gross_metabolic_rate_w_kg(1.25)
+    assert uphill == pytest.approx(0.34 * 1.25 * 5 * (1 - 1.05 ** (1 - 1.1**37)))
+    speeds = np.linspace(0.6, 2.0, 141)
+    least = speeds[np.argmin(norms.gross_cost_of_transport_j_kg_m(speeds))]
+    assert least == pytest.approx(norms.MOST_ECONOMICAL_SPEED_M_S["gross"], abs=0.05)
+    down, level, up = norms.gross_cost_of_transport_j_kg_m(1.25, np.radians([-5.0, 0.0, 5.0]))
+    assert down < level < up
+
+
 def test_moments_at_the_edges_of_the_human_range():
     moment = np.zeros(101)
     moment[[0, 25, 50, 75]] = [-0.11, 0.25, 0.10, 0.18]  # the last is 0.01 too high

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from mjx_exo.errors import UserError
-from mjx_exo.gait import animation, charts, figures
+from mjx_exo.gait import animation, charts, figures, time_charts
 from mjx_exo.gait.__main__ import main
+from mjx_exo.gait.cost import cost_summary, least_cost
 from mjx_exo.gait.example import normal_walking
 from mjx_exo.gait.metrics import summarise
 from mjx_exo.gait.report import gait_report
@@ -106,6 +107,37 @@ def test_strip_and_learning_curves_are_drawn(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match=r"empty\.jsonl: no line of JSON"):
         charts.read_log(tmp_path / "empty.jsonl")
+
+
+def test_least_cost_of_a_parabola_and_at_the_end_of_the_range():
+    speeds = [0.8, 1.8, 1.4, 1.0]  # 3 + 2 (v - 1.3)²
+    found = least_cost(speeds, [3 + 2 * (v - 1.3) ** 2 for v in speeds])
+    assert (found.speed_m_s, found.cost_J_kg_m) == pytest.approx((1.3, 3.0))
+    assert found.inside
+    falling = least_cost([1.0, 1.2, 1.4], [4.0, 3.5, 3.2])
+    assert (falling.speed_m_s, falling.inside) == (1.4, False)
+    assert least_cost([1.0, 1.2, 1.4], [4.0, np.nan, 3.2]) is None
+
+
+def test_cost_and_courses_are_drawn():
+    measured = summarise([normal_walking(6.0)], 1.25, 0.0)
+    cells = [
+        dataclasses.replace(
+            measured,
+            speed_m_s=v,
+            slope_rad=slope,
+            measures=measured.measures | {"speed_m_s": v, "cot_J_kg_m": 3 + (v - 1.3) ** 2 + 20 * slope},
+        )
+        for v in (0.8, 1.2, 1.6)
+        for slope in (-0.05, 0.0, 0.05)
+    ]
+    assert cost_summary(cells)["least_cost_speed_m_s"] == pytest.approx(1.3)
+    drawn = time_charts.cost_of_transport(cells)
+    assert "least: 1.30 m/s" in drawn.axes[0].get_legend_handles_labels()[1]
+    time = np.arange(100) / 50
+    trial = time_charts.Course("falls", time, 0 * time + 1.2, time[:60] * 0 + 1.1, 0 * time, fell=True)
+    labels = time_charts.courses([trial]).axes[0].get_legend_handles_labels()[1]
+    assert labels == ["commanded", "walked", "fall"]
 
 
 def test_the_command_judges_its_own_example(tmp_path, capsys):

@@ -79,6 +79,8 @@ def _human(axes: Axes, name: str, speeds: np.ndarray) -> None:
         axes.plot(*np.array(norms.STRIDE_LENGTH_POINTS).T, **points)
     elif name == "stance_percent":
         axes.plot([1.25], [norms.STANCE_PERCENT], **points)
+    elif name == "cot_J_kg_m":
+        axes.plot(line, norms.gross_cost_of_transport_j_kg_m(line), **style)
 
 
 def _widen(axes: Axes) -> None:

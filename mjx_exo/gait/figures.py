@@ -110,18 +110,24 @@ def gait_curves(condition: Condition) -> Figure:
 
 
 def curves_by_condition(conditions: Sequence[Condition], by: str = "speed") -> Figure:
-    """The same four panels with one line per condition, both sides averaged, coloured by speed or by slope."""
-    values = [c.speed_m_s if by == "speed" else float(np.rad2deg(c.slope_rad)) for c in conditions]
+    """The same four panels with one line per condition, both sides averaged, coloured by `by`: speed, slope, label."""
+    if by == "label":
+        values, labels = [float(i) for i in range(len(conditions))], [c.label for c in conditions]
+    elif by == "speed":
+        values = [c.speed_m_s for c in conditions]
+        labels = [f"{value:g} m/s" for value in values]
+    else:
+        values = [float(np.rad2deg(c.slope_rad)) for c in conditions]
+        labels = [f"{value:+.0f}°" for value in values]
     colours = shades(values)
     with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 6.2), layout="constrained")
         panels = figure.subplots(2, 2)
         for axes, name in zip(panels.flat, (*norms.JOINT_CURVES, "vertical_force"), strict=True):
             _norm_band(axes, name)
-            for condition, value, colour in zip(conditions, values, colours, strict=True):
+            for condition, label, colour in zip(conditions, labels, colours, strict=True):
                 curve = condition.curves.get("force/vertical" if name == "vertical_force" else f"angle/{name}")
                 if curve is not None:
-                    label = f"{value:g} m/s" if by == "speed" else f"{value:+.0f}°"
                     axes.plot(PERCENT, curve.both, color=colour, label=label, linewidth=1.3)
             axes.set_title(TITLES[name], loc="left")
             axes.set_ylabel("body weights" if name == "vertical_force" else "degrees")

@@ -160,7 +160,7 @@ def force_measures(curve: Curve, stance_percent: float) -> dict[str, float]:
 
 
 def _speed_measures(walked: Sequence[Recording], command_m_s: float, settle_s: float) -> dict[str, float]:
-    """Mean speed, mean size of the trials' speed errors, and their mean with sign."""
+    """Mean speed; its distance from the command without and with sign; the mean size of the single trials' errors."""
     speeds = []
     for trial in walked:
         start, end = trial.time_s[0] + settle_s, trial.time_s[-1]
@@ -171,8 +171,9 @@ def _speed_measures(walked: Sequence[Recording], command_m_s: float, settle_s: f
     errors = np.array(speeds) - command_m_s
     return {
         "speed_m_s": float(np.mean(speeds)),
-        "speed_error_m_s": float(np.mean(np.abs(errors))),
+        "speed_error_m_s": float(abs(np.mean(errors))),
         "speed_bias_m_s": float(np.mean(errors)),
+        "speed_error_each_m_s": float(np.mean(np.abs(errors))),
     }
 
 
@@ -268,14 +269,13 @@ def overall(conditions: Sequence[Condition]) -> dict[str, float]:
     return summary
 
 
+def cell_summary(condition: Condition) -> dict:
+    """One condition as `summary.json` holds it."""
+    where = {"speed_command_m_s": condition.speed_m_s, "slope_deg": float(np.rad2deg(condition.slope_rad))}
+    by_group = {"on_time_overlap_by_group": condition.on_time_overlap}
+    return where | {"trials": condition.trials} | condition.measures | by_group
+
+
 def summary(conditions: Sequence[Condition]) -> dict:
     """What `summary.json` holds: `cells`, one entry per condition, and `overall`."""
-    return {
-        "cells": [
-            {"speed_command_m_s": c.speed_m_s, "slope_deg": float(np.rad2deg(c.slope_rad)), "trials": c.trials}
-            | c.measures
-            | {"on_time_overlap_by_group": c.on_time_overlap}
-            for c in conditions
-        ],
-        "overall": overall(conditions),
-    }
+    return {"cells": [cell_summary(c) for c in conditions], "overall": overall(conditions)}

@@ -15,9 +15,10 @@ import jinja2
 import numpy as np
 
 from mjx_exo.conventions import SIDES
-from mjx_exo.gait import charts, figures
+from mjx_exo.gait import charts, figures, time_charts
+from mjx_exo.gait.cost import cost_summary, is_level
 from mjx_exo.gait.files import write_bytes, write_json, write_text
-from mjx_exo.gait.metrics import Condition, summary
+from mjx_exo.gait.metrics import Condition, cell_summary, summary
 from mjx_exo.gait.norms import PERCENT
 from mjx_exo.gait.table import write_rows
 
@@ -198,26 +199,37 @@ def gait_report(
     by_construction: Collection[str] = (),
     animations: Mapping[str, bytes] | None = None,
     more: Sequence[Section] = (),
+    main: Condition | None = None,
+    extra: Mapping[str, object] | None = None,
+    first: Sequence[Section] = (),
 ) -> Path:
     """Writes `report.html`, PNGs, `curves.csv`, `measures.csv` and `summary.json` for a walker over conditions.
 
     `by_construction` names measures that the task fixes, so that nobody takes them for a finding. `animations` are GIF
-    files by name (letters and digits); `more` are sections that only the caller can write. The condition nearest to
-    1.25 m/s on the level gets the large figures. Returns the path of the HTML.
+    files by name (letters and digits). `first` and `more` are sections that only the caller can write, before all
+    others and after them; `extra` are further entries of summary.json. `main` gets the large figures and the entry
+    `reference`, and need not be one of `conditions`; without it, the one nearest to 1.25 m/s on the level is taken.
+    Returns the path of the HTML.
     """
     folder = Path(folder)
-    main = min(conditions, key=lambda c: abs(c.speed_m_s - 1.25) + 10.0 * abs(float(c.slope_rad)))
+    if main is None:
+        main = min(conditions, key=lambda c: abs(c.speed_m_s - 1.25) + 10.0 * abs(float(c.slope_rad)))
     sections = [
+        *first,
         Section("Conditions", _fixed(by_construction), [overview(conditions)], _maps(conditions)),
         Section(f"Gait at {figures.title_of(main)}", (), [details(main)], _condition_images(main)),
     ]
+    if main.on_time_overlap:
+        sections.append(Section("Muscle timing", MUSCLE_TIMING_TEXT, [muscle_timing(main)]))
     if len(conditions) > 1:
         sections.append(Section("Over speed and slope", (), (), _comparison_images(conditions, by_construction)))
+        sections += _cost_section(conditions)
     sections += more
     if animations:
         moving = [Image(name, data, name.replace("_", " "), "gif") for name, data in animations.items()]
         sections.append(Section("Animations", (), (), moving))
-    write_json(folder / "summary.json", summary(conditions) | {"by_construction": sorted(by_construction)})
+    found = summary(conditions) | {"reference": cell_summary(main), "cost": cost_summary(conditions)}
+    write_json(folder / "summary.json", found | {"by_construction": sorted(by_construction)} | dict(extra or {}))
     write_measures(folder / "measures.csv", conditions)
     write_curves(folder / "curves.csv", conditions)
     return write_page(folder, title, lead, sections)
@@ -227,6 +239,43 @@ def _fixed(by_construction: Collection[str]) -> list[str]:
     if not by_construction:
         return []
     return [f"Fixed by construction, not found: {', '.join(sorted(by_construction))}."]
+
+
+MUSCLE_TIMING_TEXT = (
+    "Overlap of the time a muscle group is on (above half of its own range) with the time it is on in people, by the "
+    "modules of walking: 1 is the same, 0 never together. Shifted: the mean overlap of the same activation moved along "
+    "the cycle by every amount, which is what chance would give.",
+)
+
+
+def muscle_timing(condition: Condition) -> TextTable:
+    """Overlap with people's on-times by muscle group, beside what shifted activations give, and over all groups."""
+    rows = [
+        [figures.MUSCLE_TITLES.get(group, group), f"{overlap:.2f}", said(condition.on_time_baseline.get(group), ".2f")]
+        for group, overlap in condition.on_time_overlap.items()
+    ]
+    measures = condition.measures
+    known = [said(measures.get(name), ".2f") for name in ("on_time_overlap", "on_time_overlap_shuffled")]
+    rows.append([f"all (chance of such a mean: {said(measures.get('on_time_p'), '.4f')})", *known])
+    return TextTable(["muscle group", "overlap", "shifted"], rows)
+
+
+def _cost_section(conditions: Sequence[Condition]) -> list[Section]:
+    cost = cost_summary(conditions)
+    if not cost:
+        return []
+    text = [
+        f"On the level at {cost['at_speed_m_s']:.2f} m/s: {cost['cot_J_kg_m']:.2f} J/kg/m; people "
+        f"{cost['human_cot_J_kg_m']:.2f} J/kg/m (LCDA equation, Looney et al. 2019)."
+    ]
+    if "least_cost_speed_m_s" in cost:
+        beyond = "" if cost["least_cost_is_inside_the_range"] else ", at the end of the range that was walked"
+        text.append(
+            f"Least cost on the level: {cost['least_cost_J_kg_m']:.2f} J/kg/m at {cost['least_cost_speed_m_s']:.2f} "
+            f"m/s{beyond}; people {cost['human_least_cost_speed_m_s']:.2f} m/s (Abe et al. 2015)."
+        )
+    drawn = figures.png(time_charts.cost_of_transport(conditions))
+    return [Section("What walking costs", text, (), [Image("cost_of_transport", drawn)])]
 
 
 def _maps(conditions: Sequence[Condition]) -> list[Image]:
@@ -259,7 +308,7 @@ def _condition_images(condition: Condition) -> list[Image]:
 
 def _comparison_images(conditions: Sequence[Condition], by_construction: Collection[str]) -> list[Image]:
     walked = [c for c in conditions if c.curves]
-    level = sorted((c for c in walked if abs(c.slope_rad) < 1e-3), key=lambda c: c.speed_m_s)
+    level = sorted((c for c in walked if is_level(c)), key=lambda c: c.speed_m_s)
     images = []
     if len(level) > 1:
         images.append(Image("curves_by_speed", figures.png(figures.curves_by_condition(level)), "Level, by speed."))
@@ -268,9 +317,13 @@ def _comparison_images(conditions: Sequence[Condition], by_construction: Collect
     if len(same) > 1:
         drawn = figures.png(figures.curves_by_condition(same, "slope"))
         images.append(Image("curves_by_slope", drawn, f"{speeds[0]:g} m/s, by slope."))
-    if walked:
-        drawn = figures.png(charts.against_speed(walked, by_construction))
-        caption = "Grey: human values from a square-root law through the crosses, which are measured."
+    measured = [c for c in conditions if _known(c, "speed_m_s")]
+    if measured:
+        drawn = figures.png(charts.against_speed(measured, by_construction))
+        caption = (
+            "Grey: people. Stride frequency and length: a square-root law through the crosses, which are measured; "
+            "cost: the LCDA equation on the level."
+        )
         images.append(Image("against_speed", drawn, caption))
     return images
 
