@@ -163,6 +163,14 @@ def test_loss_by_hand_counts_usable_ticks_slope_and_consistency():
     moving["params"]["head"]["kernel"] = 100.0 * moving["params"]["head"]["kernel"]
     without = DaggerConfig(slope_weight=0.0, perturbation=Perturbation(noise=0.1))
     assert loss(moving, consistent, STUDENT, batch, key) > loss(moving, without, STUDENT, batch, key)
+    smooth = DaggerConfig(slope_weight=0.0, smoothness_weight=1.0, perturbation=Perturbation(noise=0.1))
+    assert loss(moving, smooth, STUDENT, batch, key) > loss(moving, without, STUDENT, batch, key)
+    # A shift of the signals alone moves the answer but makes it no rougher.
+    shifted = DaggerConfig(slope_weight=0.0, smoothness_weight=1.0, perturbation=Perturbation(offset=0.1))
+    constant = batch._replace(signals=jnp.ones_like(batch.signals))
+    bare = DaggerConfig(slope_weight=0.0, perturbation=Perturbation(offset=0.1))
+    smooth_loss, bare_loss = (loss(moving, c, STUDENT, constant, key) for c in (shifted, bare))
+    np.testing.assert_allclose(smooth_loss, bare_loss, rtol=1e-4)
 
 
 def test_perturbation_has_the_size_it_says():
@@ -213,6 +221,7 @@ def test_impossible_settings_are_named():
         ({"rounds": 0}, "rounds"),
         ({"teacher_share_factor": 1.0}, "teacher_share_factor"),
         ({"consistency_weight": 1.0}, "perturbation"),
+        ({"smoothness_weight": 1.0}, "perturbation"),
     ]:
         with pytest.raises(UserError, match=message):
             DaggerConfig(**change)

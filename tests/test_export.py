@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -149,6 +150,32 @@ def test_export_prints_the_parity(single, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "over 60 windows" in printed
     assert "allowed 1e-05" in printed
+
+
+def test_the_parity_goes_into_the_summary_beside_the_student(single, tmp_path):
+    folder = tmp_path / "student"
+    shutil.copytree(single, folder)
+    summary, saved = folder / "summary.json", load_student(single)
+    for known, noted in ((saved.params_hash, True), ("of another student", False)):
+        summary.write_text(json.dumps({"r_raw_mean": 0.9, "onnx_max_abs_diff": None, "params_hash": known,
+                                       "targets_met": {"onnx_max_abs_diff": None}}))  # fmt: skip
+        assert to_onnx.run(settings(folder, tmp_path / "s.onnx")) == 0
+        content = json.loads(summary.read_text())
+        assert content["r_raw_mean"] == 0.9
+        assert (content["onnx_max_abs_diff"] is not None) == noted
+        assert content["targets_met"]["onnx_max_abs_diff"] is (True if noted else None)
+    assert json.loads(summary.read_text())["onnx_max_abs_diff"] is None
+    summary.write_text("no JSON")
+    assert to_onnx.run(settings(folder, tmp_path / "s.onnx")) == 0
+    assert summary.read_text() == "no JSON"
+
+
+def test_many_windows_are_answered_in_parts(single):
+    saved = load_student(single)
+    windows, _ = golden.parity_windows(saved, golden.BATCH + 3)
+    whole = golden.flax_torques(saved, windows)
+    assert whole.shape == (golden.BATCH + 3, 2)
+    np.testing.assert_allclose(whole[-3:], golden.flax_torques(saved, windows[-3:]), atol=1e-6)
 
 
 def test_failed_parity_leaves_nothing_under_the_final_name(single, tmp_path, monkeypatch, capsys):

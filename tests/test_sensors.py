@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -192,6 +193,19 @@ def test_standing_still_tells_the_bias_with_an_honest_residual():
     assert np.abs(error).max() < 0.015
     assert 0.3 < np.sqrt(np.mean(error**2)) / np.sqrt(np.mean(state.residual**2)) < 3.0
     np.testing.assert_allclose(state.correct(bias), -error)
+
+
+def test_the_bias_left_over_is_what_the_loops_own_sum_leaves_of_it():
+    raw = PROFILE.imu.bias_rad_s * jnp.linspace(-1.0, 1.0, 400 * 6).reshape(400, 2, 3)
+    estimate = jax.jit(lambda key: sensors.estimated_bias(PROFILE, key, raw))(jax.random.key(0))
+    error = np.asarray(raw - estimate)
+    assert np.mean(np.asarray(estimate) != 0.0) > 0.99
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(PROFILE.imu.bias_after_calibration_rad_s, rel=0.2)
+    assert abs(np.corrcoef(error.ravel(), np.asarray(raw).ravel())[0, 1]) < 0.1
+    restless = dataclasses.replace(
+        PROFILE, imu=dataclasses.replace(PROFILE.imu, bias_after_calibration_rad_s=0.2)
+    )  # fmt: skip
+    assert not np.asarray(sensors.estimated_bias(restless, jax.random.key(0), raw[:20])).any()
 
 
 def test_walking_a_turning_body_or_nan_is_never_taken_for_standing():

@@ -1,0 +1,191 @@
+"""The student in the simulated wearer's loop: what it is told, who drives, what is learnt from."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_exo.student_device import student_device
+from mjx_exo.student_driving import NOBODY, STUDENT, TEACHER, StudentDriving
+from mjx_exo.student_sensing import ACCELEROMETER, ENCODER, GYRO, StudentSensors
+from mjx_exo.student_standing import StandingPeople
+from mjx_exo.student_transfer import ForeignTeacher
+from mjx_exo.teacher import load_teacher
+from mjx_exo.walking import sensors
+from mjx_exo.walking.config import CommandConfig
+from mjx_exo.walking.features import sagittal_gyro
+from policies.student import StudentConfig, init_params
+
+N, STEPS, PEOPLE = 4, 6, 2
+ALL = (*GYRO, *ACCELEROMETER, *ENCODER)
+PROFILE = student_device("hip_3200g", "gyro_three_axes,accelerometer,hip_encoder")
+SMALL = {"channels": 4, "kernel_size": 3, "dilations": (1, 2), "window_samples": 7}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_teacher("teacher")
+
+
+@pytest.fixture(scope="module")
+def env(teacher):
+    """Two people, told to stand or to walk."""
+    command = CommandConfig(speed_m_s=(1.0, 1.4), stand_share=0.5)
+    return teacher.environment(N, 0.08, command=command, wearers=2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def driving(env, teacher):
+    return StudentDriving(env, teacher, StudentConfig.for_profile(PROFILE, **SMALL), PROFILE, people=PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def params(driving):
+    fresh = init_params(driving.config, jax.random.key(0))
+    fresh["params"]["head"]["bias"] = fresh["params"]["head"]["bias"] + 0.4  # an answer that is easily told apart
+    return fresh
+
+
+@pytest.fixture(scope="module")
+def start(driving):
+    return jax.jit(driving.init)(jax.random.key(1))
+
+
+def mounted(env, **angles) -> sensors.SensorParameters:
+    """Sensors without errors, turned by rotation vectors [3] in rad."""
+    perfect = sensors.perfect_sensor(env.num_envs, PROFILE.link.rate_hz)
+    turn = jnp.asarray(angles.get("turn", (0.0, 0.0, 0.0)))
+    return perfect.replace(mounting=perfect.mounting + turn)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(here: StudentSensors, parameters, moment):
+    state = here.init(parameters, jax.random.key(0), moment)
+    return state, here.step(parameters, state, jax.random.key(1), moment)[1]
+
+
+def test_signals_come_signal_by_signal_right_before_left_and_true_on_true_sensors(env, start):
+    here = StudentSensors(env, ALL, PROFILE)
+    still = start.env.replace(
+        physics=start.env.physics._replace(qvel=0.0 * start.env.physics.qvel),
+        command=start.env.command._replace(slope_rad=jnp.full(N, math.radians(5.0))),
+    )
+    state, signals = _read(here, mounted(env), still)
+    value = {name: np.asarray(signals[:, 2 * i : 2 * i + 2]) for i, name in enumerate(ALL)}
+    k = env.kinematics_of(still)
+    np.testing.assert_allclose(value["thigh_gyro"], sagittal_gyro(k.thigh_gyro_rad_s), atol=1e-5)
+    offset = np.asarray(state.offset)
+    hip = still.physics.qpos[:, 7:][:, env.walkers.legs[:, env.walkers.hip]]
+    np.testing.assert_allclose(value["hip_flexion"] - offset[:, :, 3], hip, atol=0.01)
+    np.testing.assert_allclose(value["hip_flexion_velocity"], 0.0, atol=0.1)
+
+
+def test_a_thigh_at_rest_feels_gravity_along_itself(env, start):
+    here = StudentSensors(env, ACCELEROMETER, PROFILE)
+    qpos = jnp.zeros_like(start.env.physics.qpos).at[:, 2].set(1.0).at[:, 3].set(1.0)
+    flexed = qpos.at[:, 7 + env.walkers.legs[0, env.walkers.hip]].set(math.radians(30.0))  # right hip
+    still = start.env.replace(
+        physics=start.env.physics._replace(qpos=flexed, qvel=0.0 * start.env.physics.qvel),
+        sensors=0.0 * start.env.sensors,
+        command=start.env.command._replace(slope_rad=jnp.zeros(N)),
+    )
+    state, signals = _read(here, mounted(env), still)
+    felt = np.asarray(signals).reshape(N, 3, 2) - np.swapaxes(np.asarray(state.offset), 1, 2)
+    tolerance = 0.08
+    np.testing.assert_allclose(felt[:, :, 1], np.tile([0.0, 0.0, 9.81], (N, 1)), atol=tolerance)
+    # A thigh that is flexed by 30 degrees has its knee in front, so its forward axis points up a little.
+    half = [9.81 * math.sin(math.radians(30.0)), 0.0, 9.81 * math.cos(math.radians(30.0))]
+    np.testing.assert_allclose(felt[:, :, 0], np.tile(half, (N, 1)), atol=tolerance)
+    # A housing turned about the forward axis reads gravity inward, mirrored alike on both sides.
+    _, turned = _read(here, mounted(env, turn=(0.0, math.radians(10.0), 0.0)), still.replace(
+        physics=still.physics._replace(qpos=qpos)))  # fmt: skip
+    inward = np.asarray(turned).reshape(N, 3, 2)[:, 1] - np.asarray(state.offset)[:, :, 1]
+    np.testing.assert_allclose(np.abs(inward), 9.81 * math.sin(math.radians(10.0)), atol=tolerance)
+    np.testing.assert_allclose(inward[:, 0], inward[:, 1], atol=2 * tolerance)
+
+
+@pytest.fixture(scope="module")
+def rolled(driving, params, start):
+    """Ticks of a student, a teacher and nobody who drive at the same time."""
+    driver = jnp.array([STUDENT, TEACHER, NOBODY, STUDENT])
+
+    def one(state, _):
+        state, ticks = driving.step(params, state, driver)
+        return state, (ticks, state.env.exo.requested_nm, state.fresh)
+
+    return jax.jit(lambda s: jax.lax.scan(one, s, None, length=STEPS))(start)
+
+
+def test_who_drives_is_settled_per_environment(env, rolled):
+    _, (ticks, requested, fresh) = rolled
+    assert np.all(np.asarray(requested)[:, 2] == 0.0)
+    last = 3  # before the episode of 0.08 s ends
+    mass = np.asarray(env.body_mass_kg)
+    step = PROFILE.torque.rate_limit_nm_s * env.tick_s
+    for n, source in ((0, ticks.student), (1, ticks.teacher)):
+        wanted = np.asarray(source)[:last].reshape(-1, N, 2)[:, n] * mass[n]
+        now = np.zeros(2)
+        for row in wanted:
+            now = now + np.clip(row - now, -step, step)
+        np.testing.assert_allclose(np.asarray(requested)[last - 1, n], now, atol=0.05)
+    assert np.asarray(fresh).any()
+
+
+def test_a_new_episode_empties_the_students_memory(driving, rolled):
+    ticks = rolled[1][0]
+    reset = np.asarray(ticks.reset).reshape(-1, N)
+    student = np.asarray(ticks.student).reshape(-1, N, 2)
+    field = driving.config.receptive_field
+    since = np.zeros(N, int)
+    for row, torque in zip(reset, student, strict=True):
+        since = np.where(row, 1, since + 1)
+        assert not torque[since < field].any()
+        assert np.all(np.abs(torque[since >= field]) > 0.01)
+    assert reset[0].all() and reset[1:].any()
+
+
+def test_what_is_learnt_from_has_people_who_stand_and_new_sensors(driving, params, start):
+    collect = jax.jit(lambda p, s: driving.collect(p, s, jnp.float32(1.0), STEPS))
+    state, rollout = collect(params, start)
+    ticks = STEPS * driving.env.ticks
+    assert driving.columns == N + PEOPLE
+    assert rollout.signals.shape == (ticks, N + PEOPLE, 2 * len(ALL))
+    assert not np.asarray(rollout.torque[:, N:]).any() and np.asarray(rollout.torque[:, :N]).any()
+    assert np.asarray(rollout.reset[0]).all()
+    up = 2 * ALL.index("thigh_accel_up")
+    np.testing.assert_allclose(rollout.signals[:, N:, up : up + 2], 9.81, atol=1e-4)
+    assert np.abs(np.asarray(state.parameters.bias) - np.asarray(start.parameters.bias)).max(axis=(1, 2)).min() > 0
+    again, second = collect(params, state)
+    assert not np.array_equal(second.signals[:, N:], rollout.signals[:, N:])
+    assert jax.tree.structure(again) == jax.tree.structure(start)
+
+
+def test_who_stands_when_told_to_is_labelled_with_no_torque(driving, params, start):
+    still = start.env.command._replace(speed_m_s=jnp.zeros(N), speed_target_m_s=jnp.zeros(N))
+    stands = start.replace(env=start.env.replace(command=still, speed_filtered_m_s=jnp.zeros(N)))
+    labelled = jax.jit(lambda s, zero: driving.collect(params, s, jnp.float32(0.0), 1, zero)[1].torque)
+    assert not np.asarray(labelled(stands, jnp.bool_(True)))[0].any()
+    assert np.asarray(labelled(stands, jnp.bool_(False)))[0, :N].any()
+
+
+def test_swaying_people_sway_as_much_as_they_should():
+    profile = student_device("hip_3200g")
+    people = StandingPeople(64, profile, StudentConfig.for_profile(profile, **SMALL))
+    _, rollout = jax.jit(lambda key: people.roll(people.init(key), 300, 0.01))(jax.random.key(0))
+    spread = np.asarray(rollout.signals).std(axis=0).mean()
+    assert 0.5 < spread / sensors.sway_rad_s(profile) < 4.0
+    assert np.abs(rollout.signals).max() < 1.0
+    assert not np.asarray(rollout.torque).any() and np.asarray(rollout.valid).all()
+
+
+def test_a_teacher_sees_on_its_own_body_what_it_always_sees(driving, env, teacher, start):
+    """The way over named joints, with which it labels other bodies, changes nothing on its own."""
+    own = jax.jit(driving._teachers_own)(start.env)
+    foreign = jax.jit(ForeignTeacher(teacher, env).torque)(start.env)
+    assert np.abs(np.asarray(own)).max() > 1e-3
+    np.testing.assert_allclose(foreign, own, atol=1e-6)
