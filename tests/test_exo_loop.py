@@ -38,7 +38,7 @@ def bench(tmp_path, request):
 
 
 def test_a_session_from_greeting_to_table(bench):
-    loop = bench.loop("--arm", "--duration", "13")
+    loop = bench.loop("--arm", "--duration", "17")  # room to be armed again
     bench.assisted(loop)
     assert loop.wait() == 0, loop.lines
     text = "\n".join(loop.lines)
