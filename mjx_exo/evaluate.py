@@ -1,11 +1,13 @@
 """`python -m mjx_exo.evaluate POLICY`: how far, how human and how costly, over a grid of speeds and slopes.
 
 The policy walks deterministically, many trials per cell from starts spread over the gait cycle, with a physics step at
-which halving it no longer changes the figures. Leaves a self-contained report.html with its figures, tidy CSV,
-summary.json and an animation of each condition; needs neither display nor GPU.
+which halving it no longer changes the figures (--check-step shows it). Beside the grid: from standing to walking and
+back, commands that change in mid-walk, and the same policy in the published body. Leaves a self-contained report.html
+with its figures, tidy CSV, summary.json and an animation of each condition; needs neither display nor GPU. What has
+been walked is kept cell by cell, and a run that was killed goes on with --resume.
 
 With --controller the policy's human wears an active device that an exported student drives: the ONNX file itself, fed
-by virtual sensors whose errors are drawn at random for every trial.
+by virtual gyroscopes whose errors are drawn at random for every trial.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from typing import Any
 
 from mjx_exo.errors import UserError, run_command
 
-SETTLE_S = 3.0
-STEP_S = 0.001
-BATCH = 512
+STEP_MS = 1.0
+TRIALS, SECONDS, SETTLE_S = 64, 20.0, 3.0
+SPEEDS_M_S = (0.3, 2.5)  # below, nobody is asked to walk; above, people run
+SLOPES_DEG = (-15.0, 15.0)
+MOST_CELLS, MOST_TRIALS = 1000, 4096
 HELD_OUT = 4242  # added to the training's wearer seed: people it never met
 
 
@@ -34,13 +38,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, help="folder of the report (default: evaluation/ beside the policy)")
     p.add_argument("--speeds", default="0.6:1.8:0.2", help="m/s, LOW:HIGH:STEP or a list 0.8,1.2 (0.6:1.8:0.2)")
     p.add_argument("--slopes", default="-6:6:2", help="degrees, uphill positive (-6:6:2; write --slopes=-6:6:2)")
-    p.add_argument("--trials", type=int, default=64, help="trials per cell (64)")
-    p.add_argument("--seconds", type=float, default=20.0, help="length of a trial (20)")
-    p.add_argument("--step-ms", type=float, default=1e3 * STEP_S, help="physics step in ms (1)")
+    p.add_argument("--trials", type=int, default=TRIALS, help=f"trials per cell ({TRIALS})")
+    p.add_argument("--seconds", type=float, default=SECONDS, help=f"length of a trial ({SECONDS:g})")
+    p.add_argument("--courses", type=int, default=TRIALS, help=f"trials with changing commands ({TRIALS}; 0: none)")
+    p.add_argument("--published", type=int, default=16, help="trials in the published body (16; 0: none)")
+    p.add_argument("--step-ms", type=float, default=STEP_MS, help=f"physics step in ms ({STEP_MS:g})")
+    p.add_argument("--check-step", action="store_true", help="also walk three cells at half the step and compare")
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
     p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
     p.add_argument("--wearers", type=int, default=0, help="people to walk with, none trained on (0: the trained ones)")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--resume", action="store_true", help="go on with an evaluation that was stopped")
     p.add_argument("--no-animations", action="store_true", help="leave the animations out")
     return p
 
@@ -48,28 +56,57 @@ def parser() -> argparse.ArgumentParser:
 def numbers(text: str, option: str) -> list[float]:
     """`LOW:HIGH:STEP` or `a,b,c` as a list; `UserError` naming the option otherwise."""
     try:
+        values = [float(part) for part in text.split(":" if ":" in text else ",")]
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError
         if ":" in text:
-            low, high, step = (float(part) for part in text.split(":"))
+            low, high, step = values
             if not (step > 0 and high >= low):
                 raise ValueError
             return [round(low + i * step, 9) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
-        values = [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{option} {text!r} is neither LOW:HIGH:STEP with STEP > 0 nor a list like 0.8,1.2") from None
     return values
 
 
+def grid(arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Speeds in m/s and slopes in degrees, each once; `UserError` beyond what people walk."""
+    found = []
+    for option, text, (low, high), unit in (
+        ("--speeds", arguments.speeds, SPEEDS_M_S, "m/s"),
+        ("--slopes", arguments.slopes, SLOPES_DEG, "degrees"),
+    ):
+        values = list(dict.fromkeys(numbers(text, option)))
+        beyond = [value for value in values if not low <= value <= high]
+        if beyond:
+            raise UserError(f"{option} holds {beyond[0]:g} {unit}; allowed: {low:g} to {high:g}")
+        found.append(values)
+    if len(found[0]) * len(found[1]) > MOST_CELLS:
+        raise UserError(f"--speeds and --slopes make {len(found[0]) * len(found[1])} cells; at most {MOST_CELLS}")
+    return found[0], found[1]
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuses numbers that make no sense, with one line."""
+    for option, value, low, high in (
+        ("--trials", arguments.trials, 1, MOST_TRIALS),
+        ("--courses", arguments.courses, 0, MOST_TRIALS),
+        ("--published", arguments.published, 0, MOST_TRIALS),
+        ("--wearers", arguments.wearers, 0, MOST_TRIALS),
+        ("--seconds", arguments.seconds, SETTLE_S + 2.0, 600.0),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{option} is {value:g}; allowed: {low:g} to {high:g}")
+    steps = 10.0 / arguments.step_ms if arguments.step_ms > 0 else math.nan  # in the shortest period of a device
+    if not (0.1 <= arguments.step_ms <= 10.0 and abs(steps - round(steps)) < 1e-6):
+        raise UserError(f"--step-ms is {arguments.step_ms:g}; allowed: 0.1 to 10, a whole number of them in 10 ms")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns 0."""
     arguments = parser().parse_args(sys.argv[1:] if argv is None else argv)
-    speeds = numbers(arguments.speeds, "--speeds")
-    slopes = numbers(arguments.slopes, "--slopes")
-    if not all(0.0 < v <= 3.0 for v in speeds) or not all(abs(s) <= 15.0 for s in slopes):
-        raise UserError("--speeds must lie in 0..3 m/s and --slopes in -15..15 degrees")
-    if arguments.wearers < 0:
-        raise UserError(f"--wearers is {arguments.wearers}; allowed: 0 or more")
-    if arguments.trials < 1 or not arguments.seconds > SETTLE_S + 2.0:
-        raise UserError(f"--trials must be at least 1 and --seconds above {SETTLE_S + 2.0:g}")
+    speeds, slopes = grid(arguments)
+    check(arguments)
     from mjx_exo.cache import use_jax_cache
     from mjx_exo.teacher import find_policy, load_teacher
 
@@ -77,92 +114,146 @@ def main(argv: list[str] | None = None) -> int:
     teacher = load_teacher(arguments.policy)
     kind = "evaluation" if arguments.controller is None else f"evaluation-{arguments.controller.stem}"
     out = arguments.out or find_policy(arguments.policy).parent / kind
-    grid = [(v, math.radians(s)) for s in slopes for v in speeds]
-    page = evaluate(teacher, grid, arguments, out)
+    page = evaluate(teacher, speeds, slopes, arguments, out)
     print(f"report: {page}")
     return 0
 
 
-def evaluate(teacher: Any, grid: list[tuple[float, float]], arguments: argparse.Namespace, out: Path) -> Path:
-    """Walks every cell of the grid and writes the report; returns the path of the HTML."""
-    from mjx_exo.gait import animation
-    from mjx_exo.gait.metrics import summarise
+def evaluate(
+    teacher: Any, speeds_m_s: list[float], slopes_deg: list[float], arguments: argparse.Namespace, out: Path
+) -> Path:
+    """Walks everything and writes the report into `out`; returns the path of the HTML."""
+    from mjx_exo.evaluation import checks, courses
+    from mjx_exo.evaluation.batch import Batch, batch_size
+    from mjx_exo.evaluation.grid import duration, grid_cells, nearest, walk_grid
+    from mjx_exo.evaluation.store import CellStore
+    from mjx_exo.walking.build import choose_engine
+    from mjx_exo.walking.config import CommandConfig
+
+    began = time.monotonic()
+    cells = grid_cells(speeds_m_s, slopes_deg)
+    native = choose_engine(arguments.engine) != "mjx"
+    count = batch_size(arguments.trials, len(cells), native)
+    trained = teacher.config.walking.command
+    ranges = courses.Ranges(tuple(trained.speed_m_s), tuple(trained.slope_rad))
+    longest = max(arguments.seconds, courses.longest_s(ranges, CommandConfig().speed_rate_m_s2))
+    store = CellStore(out, _settings(teacher, speeds_m_s, slopes_deg, arguments), arguments.resume)
+    if store.left_over:
+        print(f"{store.left_over} cells of an earlier run are walked again; --resume would have kept them")
+    if store.cells:
+        print(f"{len(store.cells)} of {len(cells)} cells were walked before")
+
+    def make(many: int, seconds: float, **changes: Any) -> tuple[Any, Any]:
+        return _walker(teacher, many, arguments, seconds, **changes)
+
+    print(f"building {count} environments: {len(cells)} cells of {arguments.trials} trials", flush=True)
+    batch = Batch(*make(count, longest), longest)
+    walk_grid(
+        batch, cells, arguments.trials, arguments.seconds, arguments.seed, store, not arguments.no_animations, _say
+    )
+    walked = None
+    if arguments.courses:
+        _say("commands that change")
+        least = max(arguments.courses, courses.FEWEST_TRIALS)
+        walked = courses.walk_courses(batch, ranges, least, arguments.seed, trained.stand_share > 0)
+    reference = nearest(cells)
+    published = None
+    if arguments.published and arguments.engine != "published" and arguments.controller is None:
+        published = checks.published_body(
+            make, reference, arguments.published, 1e-3 * arguments.step_ms, arguments.seed, _say
+        )
+    half = None
+    if arguments.check_step:
+        half = checks.half_step(
+            make, checks.check_cells(cells), arguments.trials, arguments.seconds, 1e-3 * arguments.step_ms,
+            arguments.seed, _say,
+        )  # fmt: skip
+    page = _report(teacher, arguments, out, store, cells, len(speeds_m_s) * len(slopes_deg), walked, published, half)
+    store.finish()
+    _say(f"done in {duration(time.monotonic() - began)}")
+    return page
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _settings(
+    teacher: Any, speeds_m_s: list[float], slopes_deg: list[float], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What decides the figures of a cell: cells walked with other settings do not belong in one report."""
+    names = ("trials", "seconds", "step_ms", "engine", "wearers", "seed")
+    return {
+        "policy": teacher.policy.description["sha256"],
+        "speeds": speeds_m_s,
+        "slopes": slopes_deg,
+        "controller": str(arguments.controller or ""),
+        "animations": not arguments.no_animations,
+    } | {name: getattr(arguments, name) for name in names}
+
+
+def _report(
+    teacher: Any,
+    arguments: argparse.Namespace,
+    out: Path,
+    store: Any,
+    cells: list[tuple[float, float]],
+    on_grid: int,
+    walked: Any,
+    published: Any,
+    half: dict[str, Any] | None,
+) -> Path:
+    from mjx_exo.evaluation import sections
+    from mjx_exo.evaluation.bars import bars
+    from mjx_exo.evaluation.grid import nearest
     from mjx_exo.gait.report import gait_report
 
-    conditions, animations = [], {}
-    began = time.monotonic()
-    cells_at_once = max(1, BATCH // arguments.trials)
-    for start in range(0, len(grid), cells_at_once):
-        cells = grid[start : start + cells_at_once]
-        for (speed, slope), recordings in zip(cells, walk_cells(teacher, cells, arguments), strict=True):
-            condition = summarise(recordings, speed, slope, SETTLE_S)
-            conditions.append(condition)
-            walked = [r for r in recordings if not r.fell]
-            if walked and not arguments.no_animations:
-                name = f"speed_{speed:.1f}_slope_{math.degrees(slope):+.0f}".replace(".", "_")
-                name = name.replace("+", "up_").replace("-", "down_")
-                animations[name] = animation.gif(walked[0], SETTLE_S, 2.5, frames_per_s=12.5, width=300, height=240)
-            done = len(conditions)
-            left = (time.monotonic() - began) / done * (len(grid) - done)
-            m = condition.measures
-            print(
-                f"{done}/{len(grid)}  {speed:.1f} m/s {math.degrees(slope):+.0f}°  no fall {m['fall_free_share']:.2f}  "
-                f"speed {m.get('speed_m_s', math.nan):.2f}  r {m['r_hip']:.2f} {m['r_knee']:.2f} {m['r_ankle']:.2f}  "
-                f"{m['cot_J_kg_m']:.2f} J/kg/m  {left:.0f} s left",
-                flush=True,
-            )
-    lead = [
-        f"{teacher.source}: body {teacher.config.walking.body}, engine {arguments.engine}, physics step "
-        f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, "
-        "deterministic policy.",
-    ]
-    if arguments.controller is not None:
-        lead.append(f"Device driven by {arguments.controller.name}, run by onnxruntime, from virtual sensors.")
-    fixed = ("stride_frequency_hz", "stride_time_s", "cadence_steps_min") if _clocked(teacher) else ()
-    return gait_report(out, f"How {teacher.source} walks", conditions, lead, fixed, animations)
+    reference = store.cells[nearest(cells)].condition
+    conditions = [store.cells[cell].condition for cell in cells[:on_grid]]
+    transitions = walked.transitions if walked else {"skipped": "--courses 0"}
+    changing = walked.changing if walked else {"skipped": "--courses 0"}
+    judged = bars(conditions, reference, transitions, changing)
+    more = sections.course_sections(walked) if walked else []
+    extra: dict[str, Any] = {"transitions": transitions, "changing_commands": changing}
+    if published is not None:
+        extra["published_body"], bodies = published
+        more.append(sections.published_section(extra["published_body"], bodies))
+    if half is not None:
+        extra["half_step"] = half
+        more.append(sections.step_section(half))
+    extra["demands"] = [bar._asdict() | {"met": bar.met} for bar in judged]
+    animations = {}
+    for cell in cells:
+        picture = store.cells[cell].animation
+        if picture and (out / f"{picture}.gif").is_file():
+            animations[picture] = (out / f"{picture}.gif").read_bytes()
+    page = gait_report(
+        out, f"How {teacher.source} walks", conditions, sections.lead(teacher, arguments),
+        sections.by_construction(teacher), animations, more, reference, extra, [sections.bar_section(judged)],
+    )  # fmt: skip
+    for line in sections.spoken(conditions, transitions, changing, extra, judged):
+        _say(line)
+    return page
 
 
-def _clocked(teacher: Any) -> bool:
-    return teacher.config.walking.clock_freedom == 0
+def _walker(teacher: Any, count: int, arguments: argparse.Namespace, seconds: float, **given: Any) -> tuple[Any, Any]:
+    """`count` environments, and who acts in them; with --controller the exported file drives the device.
 
-
-def _walker(teacher: Any, count: int, arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """`count` environments, and who acts in them; with --controller the exported file drives the device."""
+    `given` overrules what the arguments say about the `WalkingConfig`.
+    """
     base = teacher.config.walking
     changes: dict[str, Any] = {"engine": arguments.engine, "physics_step_s": 1e-3 * arguments.step_ms}
     if arguments.wearers:
         changes |= {"wearers": arguments.wearers, "wearer_seed": base.wearer_seed + HELD_OUT}
+    changes |= given
     if arguments.controller is None:
-        return teacher.environment(count, arguments.seconds + 1.0, **changes), teacher.act
-    from mjx_exo.controllers import ControlledEnv, human_only
-    from mjx_exo.student_controller import load_controller
+        return teacher.environment(count, seconds + 1.0, **changes), teacher.act
+    from mjx_exo.controllers import ControlledEnv, OnnxStudent, human_only
 
-    student = load_controller(arguments.controller, base.device)
+    student = OnnxStudent.load(arguments.controller, base.device)
     changes |= {"device": base.device or student.contract.profile, "device_mode": "active"}
-    env = teacher.environment(count, arguments.seconds + 1.0, human_only=True, **changes)
+    env = teacher.environment(count, seconds + 1.0, human_only=True, **changes)
     return ControlledEnv(env, student), human_only(lambda seen: teacher.policy.act("human", seen))
-
-
-def walk_cells(teacher: Any, cells: list[tuple[float, float]], arguments: argparse.Namespace) -> list[list[Any]]:
-    """Recordings of each cell, all trials in one batch; a trial that fell at once is kept as a fall."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from mjx_exo.walking.rollout import run_trials, start_walking, to_recordings
-
-    count = arguments.trials * len(cells)
-    env, act = _walker(teacher, count, arguments)
-    cell_of = np.arange(count) % len(cells)  # wearers are neighbours: every cell gets all of them
-    speed = jnp.asarray(np.array([c[0] for c in cells], np.float32)[cell_of])
-    slope = jnp.asarray(np.array([c[1] for c in cells], np.float32)[cell_of])
-    state = start_walking(env, jax.random.key(arguments.seed), speed, slope)
-    trials = run_trials(env, act, state, arguments.seconds)
-    recordings = to_recordings(env, trials)
-    result: list[list[Any]] = [[] for _ in cells]
-    for index, recording in enumerate(recordings):
-        result[cell_of[index]].append(recording)
-    return result
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mjx_exo.gait.cost import achieved_speed, is_level, least_cost
 from mjx_exo.gait.figures import MEASURED_STYLE, NORM_COLOUR, STYLE, shades
 from mjx_exo.gait.metrics import Condition
 
-_COMMAND_STYLE = {"color": "#333333", "linestyle": "--", "linewidth": 1.1}
+_COMMAND_STYLE = {"color": "#333333", "linestyle": "--", "linewidth": 1.2, "zorder": 4}
 _SLOPE_COLOUR = "#0072B2"
 
 

@@ -24,6 +24,7 @@ Act = Callable[[EnvState], dict[str, Array]]
 """Deterministic or sampled actions of all actors for a state."""
 
 _CHUNK_STEPS = 25
+_METABOLIC_SERIES = ("activation", "excitation", "fibre_length", "fibre_velocity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,48 @@ def observe(env: WalkingEnv, state: EnvState) -> dict[str, Array]:
     }
 
 
+class TrialRunner:
+    """`run_trials` for one environment and one policy, compiled once however often it walks."""
+
+    def __init__(self, env: WalkingEnv, act: Act, edit: Callable[[EnvState, Array, Any], EnvState] | None = None):
+        """`edit` is applied before every control step: (state, time in s, what `run` got as `orders`) → state."""
+        self.env = env
+
+        def chunk(state: EnvState, start: Array, orders: Any) -> tuple[EnvState, dict[str, Array]]:
+            def step(state: EnvState, i: Array) -> tuple[EnvState, dict[str, Array]]:
+                if edit is not None:
+                    state = edit(state, (start + i) * env.control_dt, orders)
+                # Seen is the state the step led to; a slot that fell has restarted by then, so the fall is kept.
+                state = env.step(state, act(state))
+                return state, observe(env, state) | {
+                    "terminated": state.terminated,
+                    "truncated": state.truncated,
+                }
+
+            return jax.lax.scan(step, state, jnp.arange(_CHUNK_STEPS))
+
+        self._advance = jax.jit(chunk)
+
+    def run(
+        self, state: EnvState, seconds: float, orders: Any = None, progress: Callable[[float], None] | None = None
+    ) -> Trials:
+        """Walks from `state` for `seconds`; `orders` (arrays, always of the same shapes) is handed to `edit`."""
+        total = round(seconds / self.env.control_dt)
+        # A Python number's weak type differs from what a step gives back, which would compile everything twice.
+        state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+        parts = []
+        for start in range(0, total, _CHUNK_STEPS):
+            state, part = self._advance(state, jnp.int32(start), orders)
+            parts.append(jax.device_get(part))
+            if progress is not None:
+                progress(min(1.0, (start + _CHUNK_STEPS) / total))
+        series = {name: np.concatenate([p[name] for p in parts])[:total] for name in parts[0]}
+        ended = (series["terminated"] + series["truncated"]) > 0
+        steps = np.where(ended.any(axis=0), ended.argmax(axis=0), total)
+        fell = np.array([bool(series["terminated"][s, n]) if s < total else False for n, s in enumerate(steps)])
+        return Trials(self.env.control_dt, steps, fell, series)
+
+
 def run_trials(
     env: WalkingEnv,
     act: Act,
@@ -88,33 +131,8 @@ def run_trials(
       edit: applied before every control step with the time in s: change commands in mid-walk here.
       progress: told the share done, 0…1, now and then.
     """
-    total = round(seconds / env.control_dt)
-
-    def chunk(state: EnvState, start: Array) -> tuple[EnvState, dict[str, Array]]:
-        def step(state: EnvState, i: Array) -> tuple[EnvState, dict[str, Array]]:
-            if edit is not None:
-                state = edit(state, (start + i) * env.control_dt)
-            # What is seen is the state the step led to; a slot that fell has restarted by then, so the fall is kept.
-            state = env.step(state, act(state))
-            return state, observe(env, state) | {
-                "terminated": state.terminated,
-                "truncated": state.truncated,
-            }
-
-        return jax.lax.scan(step, state, jnp.arange(_CHUNK_STEPS))
-
-    advance = jax.jit(chunk)
-    parts = []
-    for start in range(0, total, _CHUNK_STEPS):
-        state, part = advance(state, jnp.int32(start))
-        parts.append(jax.device_get(part))
-        if progress is not None:
-            progress(min(1.0, (start + _CHUNK_STEPS) / total))
-    series = {name: np.concatenate([p[name] for p in parts])[:total] for name in parts[0]}
-    ended = (series["terminated"] + series["truncated"]) > 0
-    steps = np.where(ended.any(axis=0), ended.argmax(axis=0), total)
-    fell = np.array([bool(series["terminated"][s, n]) if s < total else False for n, s in enumerate(steps)])
-    return Trials(env.control_dt, steps, fell, series)
+    ordered = None if edit is None else lambda state, time_s, _: edit(state, time_s)
+    return TrialRunner(env, act, ordered).run(state, seconds, progress=progress)
 
 
 def start_walking(env: WalkingEnv, key: Array, speed_m_s: Any, slope_rad: Any, strictness: float = 1.0) -> EnvState:
@@ -133,12 +151,15 @@ def metabolic_power_w(env: WalkingEnv, series: dict[str, np.ndarray]) -> tuple[n
         lambda *rows: np.stack(rows)[np.asarray(env.engine.wearer_of)], *[body.muscle_parameters(w) for w in wearers]
     )
     constants = energetics.muscle_energetics(body.muscle_names, muscles)
-    length = series["fibre_length"] * muscles.optimal_length_m + muscles.rest_length_m
-    velocity = series["fibre_velocity"] * muscles.optimal_length_m
-    fibre = energetics.fibre_state(series["activation"], length, velocity, muscles)
-    power = energetics.umberger_power(series["excitation"], series["activation"], fibre, constants)
-    volume = energetics.muscle_volume_m3(muscles.peak_force_n, muscles.optimal_length_m)
-    return np.asarray(power.total_w), np.asarray(volume)
+    total = np.empty(np.shape(series["activation"]), np.float32)
+    for start in range(0, len(total), _CHUNK_STEPS):  # the model makes some thirty arrays of this size on its way
+        part = {name: series[name][start : start + _CHUNK_STEPS] for name in _METABOLIC_SERIES}
+        length = part["fibre_length"] * muscles.optimal_length_m + muscles.rest_length_m
+        velocity = part["fibre_velocity"] * muscles.optimal_length_m
+        fibre = energetics.fibre_state(part["activation"], length, velocity, muscles)
+        power = energetics.umberger_power(part["excitation"], part["activation"], fibre, constants)
+        total[start : start + _CHUNK_STEPS] = power.total_w
+    return total, np.asarray(energetics.muscle_volume_m3(muscles.peak_force_n, muscles.optimal_length_m))
 
 
 def to_recordings(env: WalkingEnv, trials: Trials, label: str = "", skip_s: float = 0.0) -> list[Recording]:
