@@ -15,6 +15,7 @@ from flax import serialization
 from mjx_exo.errors import UserError
 from mjx_exo.learning import dagger, windows
 from mjx_exo.learning.dagger import DaggerConfig, Perturbation
+from mjx_exo.learning.dagger_files import DaggerFiles
 from mjx_exo.learning.windows import Rollout
 from policies.student import Student, StudentConfig, init_params, init_stream
 
@@ -235,3 +236,26 @@ def test_impossible_settings_are_named():
         dagger.make_round(QUICK, STUDENT, short)(
             dagger.init_state(QUICK, STUDENT, jax.random.key(0), jnp.zeros(()), NUM_ENVS)
         )
+
+
+def test_a_stopped_distillation_goes_on_from_its_file_and_from_no_other(tmp_path):
+    state, history = trained(2)
+    settings = {"rounds": QUICK.rounds, "teacher": "a"}
+    files = DaggerFiles(tmp_path / "run", settings, resume=False)
+    assert files.restore(state) is state
+    files.save(state, history[-1])
+    with pytest.raises(UserError, match="--resume"):
+        DaggerFiles(tmp_path / "run", settings, resume=False)
+    blank = dagger.init_state(QUICK, STUDENT, jax.random.key(5), jnp.zeros(()), NUM_ENVS)
+    with pytest.raises(UserError, match="other settings"):
+        DaggerFiles(tmp_path / "run", {**settings, "teacher": "b"}, resume=True).restore(blank)
+    again = DaggerFiles(tmp_path / "run", settings, resume=True)
+    restored = again.restore(blank)
+    jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, restored.store, state.store)
+    assert int(restored.rounds_done) == 2
+    again.save(restored, history[-1])
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+    again.finish()
+    with pytest.raises(UserError, match="nothing to resume"):
+        DaggerFiles(tmp_path / "run", settings, resume=True)
