@@ -23,7 +23,7 @@ N = 16
 @pytest.fixture(scope="module")
 def env():
     command = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1), push_n=50.0, resample_s=1.0)
-    curriculum = CurriculumConfig(start_episode_s=6.0, rise_updates=10, fall_back=0.5)
+    curriculum = CurriculumConfig(start_episode_s=6.0, rise_updates=10, widen_updates=5, fall_back=0.5)
     return build_environment(
         WalkingConfig(num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2)
     )
@@ -111,7 +111,9 @@ def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env,
     assert float(hard.curriculum.strictness) == pytest.approx(0.1)
     soft = env.curriculum(hard, {"episode_seconds": jnp.float32(2.0)})
     assert float(soft.curriculum.strictness) == pytest.approx(0.05)
-    assert float(soft.curriculum.widen) == pytest.approx(0.1), "what was opened stays open"
+    assert float(soft.curriculum.widen) == float(hard.curriculum.widen) == pytest.approx(0.2), (
+        "what was opened stays open"
+    )
 
 
 def test_commands_stay_in_their_ranges_and_move_at_a_limited_rate():

@@ -63,6 +63,7 @@ class CurriculumConfig:
     start_episode_s: float = 6.0  # strictness starts to rise when episodes last this long on average
     rise_updates: int = 250  # PPO updates from loose to strict
     start_strictness: float = 0.0  # 1 for somebody who can walk already: only the commands widen then
+    widen_updates: int = 250  # PPO updates in which the ranges of the commands open
     fall_back: float = 0.5  # how fast strictness falls while episodes are short, relative to its rise
 
 

@@ -144,7 +144,7 @@ class WalkingEnv:
         long_enough = stats["episode_seconds"] >= config.start_episode_s
         change = jnp.where(long_enough, step, -config.fall_back * step)
         strictness = jnp.clip(state.curriculum.strictness + change, 0.0, 1.0).astype(jnp.float32)
-        widen = jnp.clip(state.curriculum.widen + jnp.maximum(change, 0.0), 0.0, 1.0).astype(jnp.float32)
+        widen = jnp.minimum(state.curriculum.widen + long_enough / config.widen_updates, 1.0).astype(jnp.float32)
         return state.replace(curriculum=Curriculum(strictness, widen))
 
     def with_command(self, state: EnvState, speed_m_s: Array, slope_rad: Array, strictness: float = 1.0) -> EnvState:
