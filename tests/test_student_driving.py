@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -10,21 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mjx_exo.student_device import student_device
+from export.to_onnx import export_student
+from mjx_exo.controllers import ControlledEnv
+from mjx_exo.errors import UserError
+from mjx_exo.student_controller import load_controller
+from mjx_exo.student_device import student_device, toml_text
 from mjx_exo.student_driving import NOBODY, STUDENT, TEACHER, StudentDriving
 from mjx_exo.student_sensing import ACCELEROMETER, ENCODER, GYRO, StudentSensors
 from mjx_exo.student_standing import StandingPeople
 from mjx_exo.student_transfer import ForeignTeacher
 from mjx_exo.teacher import load_teacher
 from mjx_exo.walking import sensors
+from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.config import CommandConfig
 from mjx_exo.walking.features import sagittal_gyro
+from policies.storage import load_student, save_student
 from policies.student import StudentConfig, init_params
 
 N, STEPS, PEOPLE = 4, 6, 2
 ALL = (*GYRO, *ACCELEROMETER, *ENCODER)
 PROFILE = student_device("hip_3200g", "gyro_three_axes,accelerometer,hip_encoder")
-SMALL = {"channels": 4, "kernel_size": 3, "dilations": (1, 2), "window_samples": 7}
+SMALL = {"channels": 4, "kernel_size": 3, "dilations": (1, 2), "window_samples": 7}  # an episode has 8 ticks
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +196,43 @@ def test_a_teacher_sees_on_its_own_body_what_it_always_sees(driving, env, teache
     foreign = jax.jit(ForeignTeacher(teacher, env).torque)(start.env)
     assert np.abs(np.asarray(own)).max() > 1e-3
     np.testing.assert_allclose(foreign, own, atol=1e-6)
+
+
+def test_a_teacher_labels_a_body_of_eighty_muscles_by_the_joints_it_knows(teacher):
+    env = build_environment(dataclasses.replace(teacher.config.walking, body="myolegs", num_envs=2, wearers=2))
+    there = ForeignTeacher(teacher, env)
+    state = jax.jit(env.reset)(jax.random.key(0))
+    torque = np.asarray(jax.jit(there.torque)(state))
+    assert np.all(np.isfinite(torque)) and np.all(np.abs(torque) <= PROFILE.torque.limit_nm_per_kg + 1e-6)
+    assert np.abs(torque).max() > 1e-3
+    # What only the other body has does not matter: the subtalar joint.
+    subtalar = env.walkers.legs[:, list(env.engine.body.leg.paths.joints).index("subtalar_inversion")]
+    turned = state.physics._replace(qpos=state.physics.qpos.at[:, 7 + subtalar].add(0.3))
+    np.testing.assert_array_equal(jax.jit(there.torque)(state.replace(physics=turned)), torque)
+
+
+def test_an_exported_file_of_rich_inputs_drives_the_device(env, driving, params, tmp_path):
+    folder = save_student(tmp_path / "rich", driving.config, params)
+    export_student(load_student(folder), folder / "student.onnx", windows=20)
+    with pytest.raises(UserError, match="does not measure thigh_gyro_adduction"):
+        load_controller(folder / "student.onnx", "hip_3200g")
+    (folder / "device.toml").write_text(toml_text(PROFILE))
+    student = load_controller(folder / "student.onnx", "hip_3200g")
+    controlled = ControlledEnv(env, student)
+    action = {"human": jnp.zeros((N, controlled.human_action_size))}
+
+    def one(state, _):
+        state = controlled.step(state, action)
+        return state, (state.memory.seen, state.exo.requested_nm, state.memory.window)
+
+    _, (seen, asked, window) = jax.jit(
+        lambda key: jax.lax.scan(one, controlled.reset(key), None, length=STEPS)
+    )(jax.random.key(0))  # fmt: skip
+    seen, asked = np.asarray(seen), np.asarray(asked)
+    assert seen[3].max() == 0 and seen[2].max() == 6, "an episode of four steps ends and empties the window"
+    assert not asked.any()
+    long = student.init(controlled, controlled.reset(jax.random.key(0)), jax.random.key(1))
+    full = long.replace(window=window[2], seen=jnp.full(N, 7))
+    wanted, _ = jax.jit(lambda m, s: student.step(controlled, m, s))(full, controlled.reset(jax.random.key(0)))
+    assert np.all(np.abs(wanted) > 0.0)
+    assert window.shape == (STEPS, N, 7, 2 * len(ALL)) and np.all(np.isfinite(window))
