@@ -8,6 +8,7 @@ windows and compare. Whole-window form only: that is what other runtimes are giv
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -108,7 +109,7 @@ def write_standalone(file: Path, folder: Path) -> list[Path]:
     try:
         write_atomically(folder / MODEL, lambda path: shutil.copyfile(file, path))
         for name, text in texts.items():
-            write_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            write_atomically(folder / name, functools.partial(Path.write_text, data=text, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return [folder / name for name in (MODEL, *texts)]

@@ -142,7 +142,7 @@ def run(settings: Settings) -> int:
         return 1
     _print_checked(exported.checked)
     _print_parity(exported.parity, settings.tolerance)
-    if form == "window":
+    if form == "window" and settings.student:
         note_in_summary(settings.student, student, exported.parity)
     print(f"written   {exported.path} ({form} form, {exported.path.stat().st_size / 1024:.0f} KiB)")
     return 0
