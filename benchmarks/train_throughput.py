@@ -11,7 +11,7 @@ turns with it and on what a roll-out of an untrained policy really met:
 
 Physics, environment, inference and update add up to the whole but for noise. What cannot be cut out of an engine is a
 difference: the native engine's muscles are its physics less the bare skeleton, MJX's skeleton is its physics less the
-muscles.
+muscles. The table's shares are of the clock; the JSON has them in processor time, too, which holds on a busy machine.
 """
 
 from __future__ import annotations
@@ -165,9 +165,9 @@ def muscles_alone(engine: Any, met: PhysicsState, steps: int) -> Work:
     return lambda: work(met)
 
 
-def seconds(measured: dict[str, Speeds]) -> dict[str, np.ndarray]:
-    """[rounds] seconds of each of `PARTS` and of the `whole`, from what was timed."""
-    took = {name: 1.0 / speed.per_second for name, speed in measured.items()}
+def seconds(measured: dict[str, Speeds], clock: str = "per_second") -> dict[str, np.ndarray]:
+    """[rounds] seconds of each of `PARTS` and of the `whole`, from what was timed; `clock` is a field of `Speeds`."""
+    took = {name: 1.0 / getattr(speed, clock) for name, speed in measured.items()}
     parts = {
         "environment": took["walk"] - took["physics"],
         "inference": took["rollout"] - took["walk"],
@@ -188,14 +188,18 @@ def measure(ppo: PPO, rounds: int) -> dict[str, Any]:
 
         return once
 
-    took = seconds(speeds({name: timed(work) for name, work in whole_and_parts(ppo).items()}, rounds))
+    measured = speeds({name: timed(work) for name, work in whole_and_parts(ppo).items()}, rounds)
+    took = seconds(measured)
     middle = {name: float(np.median(values)) for name, values in took.items()}
+    processor = {name: float(np.median(values)) for name, values in seconds(measured, "per_cpu_second").items()}
     physics_steps = ppo.steps_per_update * round(ppo.env.control_dt / ppo.env.config.physics_step_s)
     return {
         "env_steps_per_training_step": ppo.steps_per_update,
         "seconds_per_training_step": middle["whole"],
         "seconds": {name: middle[name] for name in PARTS},
         "share": {name: middle[name] / middle["whole"] for name in PARTS},
+        "share_in_processor_time": {name: processor[name] / processor["whole"] for name in PARTS},
+        "processor_seconds_per_training_step": processor["whole"],
         "env_steps_per_second": ppo.steps_per_update / middle["whole"],
         "env_steps_per_second_range": [ppo.steps_per_update / float(f(took["whole"])) for f in (np.max, np.min)],
         "physics_steps_per_second": physics_steps / middle["whole"],
