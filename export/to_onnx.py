@@ -142,14 +142,17 @@ def run(settings: Settings) -> int:
         return 1
     _print_checked(exported.checked)
     _print_parity(exported.parity, settings.tolerance)
-    if form == "window" and settings.student:
+    if form == "window" and settings.student and settings.out.parent.resolve() == settings.student.resolve():
         note_in_summary(settings.student, student, exported.parity)
     print(f"written   {exported.path} ({form} form, {exported.path.stat().st_size / 1024:.0f} KiB)")
     return 0
 
 
 def note_in_summary(folder: Path, student: SavedStudent, parity: Parity) -> bool:
-    """Writes `onnx_max_abs_diff` into the summary.json beside the student, if there is one and it speaks of it."""
+    """Writes `onnx_max_abs_diff` into the student's summary.json, if there is one of these parameters.
+
+    For a file that is kept beside the student; one exported to another place leaves the student's folder alone.
+    """
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -159,14 +159,17 @@ def test_the_parity_goes_into_the_summary_beside_the_student(single, tmp_path):
     for known, noted in ((saved.params_hash, True), ("of another student", False)):
         summary.write_text(json.dumps({"r_raw_mean": 0.9, "onnx_max_abs_diff": None, "params_hash": known,
                                        "targets_met": {"onnx_max_abs_diff": None}}))  # fmt: skip
-        assert to_onnx.run(settings(folder, tmp_path / "s.onnx")) == 0
+        before = summary.read_text()
+        assert to_onnx.run(settings(folder, tmp_path / "elsewhere.onnx")) == 0
+        assert summary.read_text() == before
+        assert to_onnx.run(settings(folder, folder / "student.onnx")) == 0
         content = json.loads(summary.read_text())
         assert content["r_raw_mean"] == 0.9
         assert (content["onnx_max_abs_diff"] is not None) == noted
         assert content["targets_met"]["onnx_max_abs_diff"] is (True if noted else None)
     assert json.loads(summary.read_text())["onnx_max_abs_diff"] is None
     summary.write_text("no JSON")
-    assert to_onnx.run(settings(folder, tmp_path / "s.onnx")) == 0
+    assert to_onnx.run(settings(folder, folder / "student.onnx")) == 0
     assert summary.read_text() == "no JSON"
 
 
