@@ -80,9 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{arguments.teacher} has no exo actor; train one: python -m mjx_exo.train --preset assist")
     summary = distil(teacher, arguments)
     print(json.dumps(plain({k: v for k, v in summary.items() if k not in ("cells", "open_loop")}), indent=2))
-    print(
-        f"student: {arguments.out}; next: python -m export.to_onnx {arguments.out} --out {arguments.out / 'student.onnx'}"
-    )
+    out = arguments.out
+    print(f"student: {out}; next: python -m export.to_onnx {out} --out {out / 'student.onnx'}")
     return 0
 
 
