@@ -248,9 +248,10 @@ def _walker(teacher: Any, count: int, arguments: argparse.Namespace, seconds: fl
     changes |= given
     if arguments.controller is None:
         return teacher.environment(count, seconds + 1.0, **changes), teacher.act
-    from mjx_exo.controllers import ControlledEnv, OnnxStudent, human_only
+    from mjx_exo.controllers import ControlledEnv, human_only
+    from mjx_exo.student_controller import load_controller
 
-    student = OnnxStudent.load(arguments.controller, base.device)
+    student = load_controller(arguments.controller, base.device)
     changes |= {"device": base.device or student.contract.profile, "device_mode": "active"}
     env = teacher.environment(count, seconds + 1.0, human_only=True, **changes)
     return ControlledEnv(env, student), human_only(lambda seen: teacher.policy.act("human", seen))

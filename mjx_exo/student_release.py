@@ -75,7 +75,18 @@ def plan(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     streaming = str(out / "student_streaming.onnx")
     humans = [part for policy in arguments.human for part in ("--human", policy)]
     evaluation = ["--controller", onnx, "--speeds", "0.9,1.3", "--slopes", "0", "--trials", str(arguments.trials)]
-    evaluation += ["--seconds", "10", "--no-animations", "--out", str(out / "evaluation"), *engine]
+    evaluation += [
+        "--seconds",
+        "10",
+        "--courses",
+        "0",
+        "--published",
+        "0",
+        "--no-animations",
+        "--out",
+        str(out / "evaluation"),
+        *engine,
+    ]
 
     def into(folder: str) -> list[str]:
         return ["--teacher", arguments.teacher, "--out", str(out / folder), *engine]
