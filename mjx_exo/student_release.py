@@ -168,8 +168,9 @@ def check_alone(folder: Path) -> None:
             return
         # Modules are looked for from the script upwards, so this one runs where it lies.
         code = subprocess.run([node, str((folder / "check.mjs").resolve())], check=False).returncode
+        script = folder / "check.mjs"
         if code == NO_RUNTIME:
-            print(f"JavaScript not checked: npm install onnxruntime-web in {folder} or above it, then --resume")
+            print(f"JavaScript not checked: npm install onnxruntime-web in {folder} or above, then: node {script}")
         elif code:
             raise UserError(f"{folder}: the JavaScript check disagrees with the golden vectors")
 
