@@ -107,7 +107,7 @@ def published_case(body: CompiledBody, load: Load, threads: int) -> tuple[Callab
 
 def published_mjx_case(body: CompiledBody, load: Load) -> tuple[Callable[[], float], Callable[[], float]]:
     """The same burst of the published model on MJX. Raises `UserError` with the reason where MJX does not take it."""
-    from mujoco import mjx
+    from mjx_exo.physics.mjx import mjx  # imported there without its notes about Warp
 
     published = build_published(body, PUBLISHED_STEP_S, as_shipped=True)
     model = published_model(body_description(body.name))  # MJX refuses some of the sensors that `published` has
@@ -118,7 +118,7 @@ def published_mjx_case(body: CompiledBody, load: Load) -> tuple[Callable[[], flo
     try:
         on_device = mjx.put_model(model, impl="jax")
     except NotImplementedError as error:
-        raise UserError(f"MJX does not take the published {body.name} ({error})") from None
+        raise UserError(f"MJX does not take the published {body.name}: {error}") from None
     c, batch = published.coordinates, len(load.qpos)
     q, v = c.to_published(load.qpos, load.qvel, *c.dependents(load.qpos[:, 7:], load.qvel[:, 6:]))
     activation = np.zeros((batch, model.na))
