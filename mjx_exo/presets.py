@@ -8,7 +8,7 @@ import math
 from mjx_exo.errors import UserError
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.musculoskeletal.wearer import WearerRange
-from mjx_exo.walking.config import REFINED, CommandConfig, CurriculumConfig, WalkingConfig
+from mjx_exo.walking.config import LOOSE, REFINED, CommandConfig, CurriculumConfig, WalkingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainConfig:
 
 
 # The published bodies have next to no passive joint damping, and how much people have is not well known.
-_ANY_PASSIVE = (0.02, 1.0)
+_ANY_PASSIVE = (0.3, 1.5)
 
 QUICK = TrainConfig(
     walking=WalkingConfig(
@@ -41,14 +41,16 @@ WALK = TrainConfig(
         command=CommandConfig(
             speed_m_s=(0.5, 2.0),
             slope_rad=(-math.radians(8.0), math.radians(8.0)),
-            stand_share=0.1,
-            resample_s=4.0,
-            push_n=80.0,
+            stand_share=0.2,
+            retry_share=0.5,
+            resample_s=5.0,
+            push_n=50.0,
         ),
-        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=500),
+        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=500, widen_updates=100),
+        loose=dataclasses.replace(LOOSE, speed=1.0, alive=0.2),
         strict=REFINED,
     ),
-    ppo=PPOConfig(total_steps=16_000_000),
+    ppo=PPOConfig(total_steps=20_000_000),
 )
 
 _DEVICE = "hip_3200g"
@@ -94,12 +96,13 @@ def preset(name: str) -> TrainConfig:
 
 
 def continued(config: TrainConfig) -> TrainConfig:
-    """The configuration for somebody who can walk already: strict from the start, with less but lasting noise."""
-    curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=1.0)
+    """The configuration for somebody who can walk already: less but lasting noise, larger steps, commands first."""
+    curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=0.15)
     actor = dataclasses.replace(
         config.ppo.actor,
-        std_start=min(config.ppo.actor.std_start, 0.25),
-        std_floor_share=0.85,
+        std_start=min(config.ppo.actor.std_start, 0.35),
+        std_floor_share=0.8,
+        kl_target=0.02,
         noise_falls_after_s=1e3,  # longer than any episode: the noise falls with the share of the run alone
         noise_falls_latest=0.55,
         noise_fall_share=0.35,

@@ -13,7 +13,7 @@ import pytest
 
 from mjx_exo.errors import UserError
 from mjx_exo.walking.build import build_environment
-from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, draw_command, gravity, standing
+from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, held
 
@@ -146,6 +146,17 @@ def test_standing_is_asked_for_only_where_it_is_configured():
     assert 0.2 < still.mean() < 0.3 and (np.asarray(drawn.speed_m_s)[~still] >= 0.8).all()
     never = draw_command(jax.random.key(0), dataclasses.replace(config, stand_share=0.0), 4000, jnp.float32(1.0))
     assert not standing(never.speed_m_s).any()
+
+
+def test_what_a_walker_fell_at_is_asked_again():
+    config = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1))
+    fresh, before = (draw_command(jax.random.key(k), config, 2000, jnp.float32(1.0)) for k in (0, 1))
+    fell = jnp.arange(2000) % 2.0
+    asked = ask_again(jax.random.key(2), fresh, before, fell, 0.5)
+    again = np.asarray(asked.speed_m_s == before.speed_target_m_s)
+    assert not again[::2].any() and 0.4 < again[1::2].mean() < 0.6
+    np.testing.assert_array_equal(asked.slope_target_rad[again], before.slope_target_rad[again])
+    np.testing.assert_array_equal(asked.speed_target_m_s[~again], fresh.speed_m_s[~again])
 
 
 def test_a_command_goes_between_standing_and_walking_without_creeping():

@@ -36,6 +36,14 @@ def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array)
     return Command(speed, speed, slope, slope, jnp.zeros((num_envs, 3)), jnp.zeros(num_envs))
 
 
+def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: float) -> Command:
+    """Fresh commands, but after `share` of the falls ([N] 0 or 1) the one the walker was on its way to before."""
+    again = (fell > 0) & (jax.random.uniform(key, fell.shape) < share)
+    speed = jnp.where(again, before.speed_target_m_s, fresh.speed_m_s)
+    slope = jnp.where(again, before.slope_target_rad, fresh.slope_rad)
+    return fresh._replace(speed_m_s=speed, speed_target_m_s=speed, slope_rad=slope, slope_target_rad=slope)
+
+
 def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) -> Array:
     low, high = span
     middle = 0.5 * (low + high)

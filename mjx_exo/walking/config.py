@@ -38,7 +38,9 @@ STRICT = RewardWeights(
     effort=-5.0, maintenance=-0.5, limits=-0.01, impact=-0.3, loading=-2.0, stretch=-2.0, rotation=-0.03,
     smoothness=-0.05, hip_rotation=-0.3, leg_clearance=-0.3, toe_clearance=-0.3,
 )  # fmt: skip
-REFINED = dataclasses.replace(STRICT, maintenance=0.0, limits=-0.015, loading=-6.0, stretch=-3.0, smoothness=-0.08)
+REFINED = dataclasses.replace(
+    STRICT, speed=1.3, alive=0.3, maintenance=0.0, limits=-0.015, stretch=-3.0, smoothness=-0.08
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,9 @@ class CommandConfig:
     speed_m_s: tuple[float, float] = (1.25, 1.25)  # range of commanded speeds
     slope_rad: tuple[float, float] = (0.0, 0.0)  # range of slopes, uphill positive
     stand_share: float = 0.0  # share of the commands that ask to stand still
+    retry_share: float = (
+        0.0  # share of the falls after which the same command is asked again: what is hard is practised
+    )
     resample_s: float = 0.0  # mean time between new commands in mid-episode; 0: only at the start
     speed_rate_m_s2: float = 0.4  # how fast a speed command may change
     slope_rate_rad_s: float = 0.05  # how fast the slope may change

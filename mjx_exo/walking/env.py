@@ -19,7 +19,7 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.physics.interface import Drive, Engine, Readings
 from mjx_exo.walking import exo_rewards, observations
 from mjx_exo.walking.actions import HumanActions
-from mjx_exo.walking.commands import Command, advance_command, draw_command, gravity, standing
+from mjx_exo.walking.commands import Command, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
@@ -77,7 +77,8 @@ class WalkingEnv:
         """A fresh state of all N environments; every array leads with N."""
         key, start_key = jax.random.split(key)
         curriculum = Curriculum(jnp.float32(self.config.curriculum.start_strictness), jnp.float32(0.0))
-        state = self._fresh(start_key, curriculum, key)
+        command = draw_command(start_key, self.config.command, self.num_envs, curriculum.widen)
+        state = self._fresh(start_key, curriculum, key, command)
         return self.observed(state)
 
     def step(self, state: EnvState, action: dict[str, Array]) -> EnvState:
@@ -210,7 +211,11 @@ class WalkingEnv:
             "episode_fell": terminated,
             "strictness": jnp.full(self.num_envs, state.curriculum.strictness),
         }
-        fresh = self._fresh(decision.reset_key, state.curriculum, decision.key)
+        asked = draw_command(decision.reset_key, self.config.command, self.num_envs, state.curriculum.widen)
+        if self.config.command.retry_share > 0:
+            again_key = jax.random.fold_in(decision.reset_key, 1)
+            asked = ask_again(again_key, asked, command, terminated, self.config.command.retry_share)
+        fresh = self._fresh(decision.reset_key, state.curriculum, decision.key, asked)
 
         def choose(new: Array, old: Array) -> Array:
             if new.ndim == 0 or new.shape[0] != self.num_envs:
@@ -272,11 +277,10 @@ class WalkingEnv:
 
     # ---------------------------------------------------------------- starting
 
-    def _fresh(self, key: Array, curriculum: Curriculum, next_key: Array) -> EnvState:
+    def _fresh(self, key: Array, curriculum: Curriculum, next_key: Array, command: Command) -> EnvState:
         """Start states of all environments: a posture of the cycle, moving at about the commanded speed."""
         n = self.num_envs
-        command_key, phase_key, speed_key, noise_key, act_key = jax.random.split(key, 5)
-        command = draw_command(command_key, self.config.command, n, curriculum.widen)
+        phase_key, speed_key, noise_key, act_key = jax.random.split(key, 4)
         still = standing(command.speed_m_s)
         index = jnp.where(still, PHASES, jax.random.randint(phase_key, (n,), 0, PHASES))
         phase = self._starts["phase"][index] + 0.5 * (still & jax.random.bernoulli(act_key, shape=(n,)))
@@ -335,7 +339,8 @@ class WalkingEnv:
 
     def _example_features(self) -> dict[str, Array]:
         key = jax.random.PRNGKey(0)
-        features = self.features(self._fresh(key, Curriculum(jnp.float32(0), jnp.float32(0)), key))
+        command = draw_command(key, self.config.command, self.num_envs, jnp.float32(0))
+        features = self.features(self._fresh(key, Curriculum(jnp.float32(0), jnp.float32(0)), key, command))
         return {name: feature.value for name, feature in features.items()}
 
     def observed(self, state: EnvState) -> EnvState:
