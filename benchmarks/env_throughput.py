@@ -271,7 +271,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in (by_batch, by_muscles):
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
-        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
+        axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130))
     plt.close(figure)
 
