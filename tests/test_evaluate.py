@@ -235,11 +235,22 @@ def no_simulation(monkeypatch, walked_groups):
 
 def test_half_the_step_compares_the_same_trials(no_simulation):
     made, make = no_simulation
-    found = checks.half_step(make, [(1.25, 0.0), (0.6, -0.1)], 2, 8.0, 0.001, 1, lambda line: None)
+    found = checks.half_step(make, [(1.25, 0.0), (0.6, -0.1)], 4, 8.0, 0.001, 1, lambda line: None)
     assert [changes["physics_step_s"] for changes in made] == [0.001, 0.0005]
     assert found["worst_relative_change"] == 0.0
     assert found["within_bar"]
     assert [cell["slope_deg"] for cell in found["cells"]] == pytest.approx([0.0, math.degrees(-0.1)])
+    assert [cell["pairs"] for cell in found["cells"]] == [4, 4]
+
+
+def test_a_fall_at_one_step_leaves_the_trial_out_at_both(walker):
+    fallen = dataclasses.replace(walker, fell=True)
+    assert len(checks.paired([walker, fallen, walker], [walker, walker, fallen])) == 1
+    slower = dataclasses.replace(walker, pelvis_position_m=0.9 * walker.pelvis_position_m)
+    found = checks.compare([(walker, slower)] * 4, (1.25, 0.0))
+    assert found["relative_change"]["speed_m_s"] == pytest.approx(-0.1)
+    assert found["standard_error"]["speed_m_s"] == pytest.approx(0.0, abs=1e-9)
+    assert checks.compare([], (1.25, 0.0))["relative_change"] == {}
 
 
 def test_the_published_body_walks_beside_the_compiled_one(no_simulation):
@@ -261,12 +272,12 @@ def test_a_body_without_a_published_counterpart_is_left_out():
 
 
 def test_relative_changes_worked_by_hand():
-    before = Condition(1.0, 0.0, 1, {"speed_m_s": 1.0, "r_hip": 0.8, "fall_free_share": 0.0, "r_knee": math.nan})
-    after = Condition(1.0, 0.0, 1, {"speed_m_s": 0.99, "r_hip": 0.82, "fall_free_share": 0.1, "r_knee": 0.9})
+    before = Condition(1.0, 0.0, 1, {"speed_m_s": 1.0, "r_hip": 0.8, "cot_J_kg_m": 0.0, "r_knee": math.nan})
+    after = Condition(1.0, 0.0, 1, {"speed_m_s": 0.99, "r_hip": 0.82, "cot_J_kg_m": 0.1, "r_knee": 0.9})
     found = checks.relative_changes(before, after)
     assert found["speed_m_s"] == pytest.approx(-0.01)
     assert found["r_hip"] == pytest.approx(0.025)
-    assert math.isnan(found["fall_free_share"])
+    assert math.isnan(found["cot_J_kg_m"])
     assert "r_knee" not in found
 
 

@@ -13,17 +13,19 @@ from mjx_exo.evaluation.batch import Batch, MakeWalker
 from mjx_exo.evaluation.grid import SETTLE_S, Say, nearest, walk_cells
 from mjx_exo.evaluation.store import Cell
 from mjx_exo.gait.metrics import Condition, summarise
+from mjx_exo.gait.recording import Recording
 
 STEP_BAR = 0.01
 """Halving the step may change a figure by this share."""
+GROUPS = 4
 PUBLISHED_STEP_S = 0.002
 PUBLISHED_S = 10.0
 FIGURES = (
-    "fall_free_share", "speed_m_s", "r_hip", "r_knee", "r_ankle", "r_vgrf_stance", "rmse_hip_deg", "rmse_knee_deg",
+    "speed_m_s", "r_hip", "r_knee", "r_ankle", "r_vgrf_stance", "rmse_hip_deg", "rmse_knee_deg",
     "rmse_ankle_deg", "stance_percent", "stride_length_m", "vgrf_peak1_bw", "vgrf_valley_bw", "vgrf_peak2_bw",
     "knee_swing_flexion_deg", "activation_mean", "positive_joint_work_J_kg_m", "cot_J_kg_m",
 )  # fmt: skip
-"""What both checks look at. A speed error near zero has no relative change; the speed itself stands for it."""
+"""What both checks look at, beside falls. A speed error near zero has no relative change; the speed stands for it."""
 
 
 def check_cells(cells: Sequence[Cell]) -> list[Cell]:
@@ -43,21 +45,45 @@ def relative_changes(before: Condition, after: Condition) -> dict[str, float]:
     return changes
 
 
+def paired(whole: Sequence[Recording], half: Sequence[Recording]) -> list[tuple[Recording, Recording]]:
+    """The trials that fell at neither step: a fall at one of them would compare different trials."""
+    return [(a, b) for a, b in zip(whole, half, strict=True) if not (a.fell or b.fell)]
+
+
+def compare(pairs: Sequence[tuple[Recording, Recording]], cell: Cell) -> dict[str, dict[str, float]]:
+    """Relative change of every figure over the pairs, and its standard error from `GROUPS` groups of them.
+
+    Walking is chaotic: a different step sends a trial another way, and few trials differ by chance alone.
+    """
+    change = relative_changes(*(summarise([pair[i] for pair in pairs], *cell, SETTLE_S) for i in (0, 1)))
+    groups = [pairs[start::GROUPS] for start in range(GROUPS)]
+    spread: dict[str, list[float]] = {name: [] for name in change}
+    for group in groups:
+        if group:
+            parts = (summarise([pair[i] for pair in group], *cell, SETTLE_S) for i in (0, 1))
+            for name, value in relative_changes(*parts).items():
+                spread.setdefault(name, []).append(value)
+    enough = [name for name, values in spread.items() if len(values) == GROUPS]
+    error = {name: float(np.std(spread[name], ddof=1) / math.sqrt(GROUPS)) for name in enough}
+    return {"relative_change": change, "standard_error": error}
+
+
 def half_step(
     make: MakeWalker, cells: Sequence[Cell], trials: int, seconds: float, step_s: float, seed: int, say: Say
 ) -> dict[str, Any]:
     """Walks `cells` at the step and at half of it from the same starts: the entry `half_step` of summary.json."""
-    found: dict[float, list[Condition]] = {}
+    found: dict[float, list[list[Recording]]] = {}
     for step in (step_s, 0.5 * step_s):
         say(f"step check: {len(cells)} cells at {1e3 * step:g} ms")
         env, act = make(trials * len(cells), seconds, physics_step_s=step)
         batch = Batch(env, act, seconds)
-        recordings = walk_cells(batch, cells, trials, seconds, seed)
-        found[step] = [summarise(r, *cell, SETTLE_S) for cell, r in zip(cells, recordings, strict=True)]
+        found[step] = walk_cells(batch, cells, trials, seconds, seed)
     entries = []
-    for whole, half in zip(found[step_s], found[0.5 * step_s], strict=True):
-        entry = {"speed_command_m_s": whole.speed_m_s, "slope_deg": math.degrees(whole.slope_rad)}
-        entries.append(entry | {"relative_change": relative_changes(whole, half)})
+    for cell, whole, half in zip(cells, found[step_s], found[0.5 * step_s], strict=True):
+        pairs = paired(whole, half)
+        entry = {"speed_command_m_s": cell[0], "slope_deg": math.degrees(cell[1]), "pairs": len(pairs)}
+        falls = [sum(r.fell for r in recordings) for recordings in (whole, half)]
+        entries.append(entry | {"falls": falls} | compare(pairs, cell))
     sizes = [abs(v) for entry in entries for v in entry["relative_change"].values() if np.isfinite(v)]
     worst = max(sizes, default=math.nan)
     return {
@@ -91,7 +117,8 @@ def published_body(
             return {"skipped": str(error)}, []
         recordings = walk_cells(Batch(env, act, PUBLISHED_S), [cell], trials, PUBLISHED_S, seed)[0]
         conditions.append(summarise(recordings, *cell, SETTLE_S, label=f"{name} body"))
-    compiled, published = ({n: c.measures[n] for n in FIGURES if n in c.measures} for c in conditions)
+    names = ("fall_free_share", *FIGURES)
+    compiled, published = ({n: c.measures[n] for n in names if n in c.measures} for c in conditions)
     summary = {
         "trials": trials,
         "seconds": PUBLISHED_S,

@@ -22,6 +22,7 @@ from mjx_exo.walking.rollout import to_recordings
 REFERENCE = (1.25, 0.0)
 """Where the norms were measured: comfortable speed on the level."""
 SETTLE_S = 3.0
+FILM_S = 2.4  # two strides; a report holds some fifty films
 Say = Callable[[str], None]
 
 
@@ -94,7 +95,7 @@ def _animate(folder: Path, cell: Cell, recordings: Sequence[Recording]) -> str:
     slope = round(math.degrees(cell[1]), 2)
     way = "level" if slope == 0 else f"{'up' if slope > 0 else 'down'}_{abs(slope):g}"
     name = f"speed_{cell[0]:g}_{way}".replace(".", "_")
-    film = animation.gif(standing[0], SETTLE_S, 2.5, frames_per_s=12.5, width=300, height=240)
+    film = animation.gif(standing[0], SETTLE_S, FILM_S, frames_per_s=10.0, width=240, height=200)
     write_bytes(folder / f"{name}.gif", film)
     return name
 

@@ -70,14 +70,22 @@ def step_section(found: Mapping[str, Any]) -> Section:
     """Relative change of each figure when the step is halved."""
     cells = found["cells"]
     names = [name for name in FIGURES if any(name in cell["relative_change"] for cell in cells)]
-    rows = [[heading_of(name), *(said(cell["relative_change"].get(name), "+.2%") for cell in cells)] for name in names]
+    rows = [["falls at the step, at half of it", *(f"{c['falls'][0]}, {c['falls'][1]}" for c in cells)]]
+    rows += [[heading_of(name), *(_change(cell, name) for cell in cells)] for name in names]
     header = ["figure", *(f"{cell['speed_command_m_s']:g} m/s, {cell['slope_deg']:+.3g}°" for cell in cells)]
     text = [
         f"{found['trials']} trials per cell, the same at {1e3 * found['step_s']:g} and at "
         f"{1e3 * found['half_step_s']:g} ms. "
-        f"Largest change {said(found['worst_relative_change'], '.2%')}, allowed {found['bar']:.0%}."
+        f"Largest change {said(found['worst_relative_change'], '.2%')}, allowed {found['bar']:.0%}; trials that fell "
+        "at one of the two are left out of both. ± is one standard error: walking is chaotic, so that trials drift "
+        "apart whatever the step, and a change below twice its error is none that could be told from chance."
     ]
     return Section("Half the step", text, [TextTable(header, rows)])
+
+
+def _change(cell: Mapping[str, Any], name: str) -> str:
+    change, error = cell["relative_change"].get(name), cell["standard_error"].get(name)
+    return said(change, "+.2%") + ("" if error is None else f" ± {said(error, '.2%')}")
 
 
 def published_section(found: Mapping[str, Any], conditions: Sequence[Condition]) -> Section:
@@ -89,7 +97,7 @@ def published_section(found: Mapping[str, Any], conditions: Sequence[Condition])
     rows = [
         [heading_of(name), said(compiled.get(name), ".3f"), said(published.get(name), ".3f"),
          said(found["difference"].get(name), "+.3f")]
-        for name in FIGURES
+        for name in ("fall_free_share", *FIGURES)
         if name in compiled or name in published
     ]  # fmt: skip
     text = [

@@ -33,7 +33,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68em; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2.2em; border-bottom: 1px solid #ddd; }
 img { max-width: 100%; height: auto; } figure { margin: 1em 0; } figcaption { color: #555; font-size: 0.92em; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .films { display: flex; flex-wrap: wrap; gap: 0.5em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9em; }
 th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap; }
 th { background: #f5f5f5; } th:first-child, td:first-child { text-align: left; }
@@ -57,10 +57,16 @@ th { background: #f5f5f5; } th:first-child, td:first-child { text-align: left; }
 {% endfor %}
 </table></div>
 {% endfor %}
+{% if section.films %}
+<div class="films">
+{% endif %}
 {% for image in section.images %}
 <figure><img alt="{{ image.caption or image.name }}" src="data:image/{{ image.kind }};base64,{{ image.base64 }}">
 {% if image.caption %}<figcaption>{{ image.caption }}</figcaption>{% endif %}</figure>
 {% endfor %}
+{% if section.films %}
+</div>
+{% endif %}
 {% endfor %}
 </body>
 </html>
@@ -99,6 +105,11 @@ class Section:
     text: Sequence[str] = ()
     tables: Sequence[TextTable] = ()
     images: Sequence[Image] = field(default_factory=tuple)
+
+    @property
+    def films(self) -> bool:
+        """Whether all pictures are animations, which stand side by side."""
+        return bool(self.images) and all(image.kind == "gif" for image in self.images)
 
 
 def write_page(

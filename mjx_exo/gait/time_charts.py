@@ -49,8 +49,8 @@ def courses(trials: Sequence[Course]) -> Figure:
             below.plot(trial.time_s, np.rad2deg(trial.slope_rad), color=_SLOPE_COLOUR, linewidth=1.2)
             below.axhline(0.0, color="#666666", linewidth=0.7)
             below.set_xlabel("time, s")
-            low, high = below.get_ylim()
-            below.set_ylim(min(low, -1.0), max(high, 1.0))
+        steepest = max(1.0, *(float(np.rad2deg(np.abs(trial.slope_rad).max())) for trial in trials))
+        panels[1, 0].set_ylim(-1.15 * steepest, 1.15 * steepest)
         panels[0, 0].set_ylabel("speed, m/s")
         panels[1, 0].set_ylabel("slope, °")
         found: dict[str, object] = {}
@@ -78,12 +78,12 @@ def cost_of_transport(conditions: Sequence[Condition]) -> Figure:
 def _cost_against_speed(axes: Axes, level: Sequence[Condition]) -> None:
     speeds = np.array([achieved_speed(c) for c in level] or [1.25])
     costs = np.array([c.measures.get("cot_J_kg_m", np.nan) for c in level] or [np.nan])
-    line = np.linspace(max(0.4, speeds.min() - 0.1), speeds.max() + 0.1, 60)
+    economical = norms.MOST_ECONOMICAL_SPEED_M_S["gross"]
+    line = np.linspace(max(0.4, speeds.min() - 0.1), max(speeds.max(), economical) + 0.1, 60)
     people = norms.gross_cost_of_transport_j_kg_m(line)
     error = norms.HUMAN_COST_ERROR_W_KG["level"] / line
     axes.fill_between(line, people - error, people + error, color=NORM_COLOUR, alpha=0.3, linewidth=0)
     axes.plot(line, people, color="#707070", linestyle="--", label="people (LCDA equation)")
-    economical = norms.MOST_ECONOMICAL_SPEED_M_S["gross"]
     axes.plot([economical], [norms.gross_cost_of_transport_j_kg_m(economical)], marker="x", color="#333333",
               markersize=8, linestyle="none", label=f"least in people: {economical:.2f} m/s")  # fmt: skip
     order = np.argsort(speeds)
@@ -93,7 +93,7 @@ def _cost_against_speed(axes: Axes, level: Sequence[Condition]) -> None:
         where = f"least: {least.speed_m_s:.2f} m/s" + ("" if least.inside else " (end of the range)")
         axes.plot([least.speed_m_s], [least.cost_J_kg_m], marker="v", markersize=8, linestyle="none",
                   color=MEASURED_STYLE["color"], label=where)  # fmt: skip
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
     axes.set_title("On the level", loc="left")
     axes.set_xlabel("speed, m/s")
     axes.set_ylabel("gross cost of transport, J/kg/m")
@@ -118,4 +118,4 @@ def _cost_against_slope(axes: Axes, conditions: Sequence[Condition]) -> None:
     axes.set_title("Against slope", loc="left")
     axes.set_xlabel("slope, ° (uphill positive)")
     if chosen:
-        axes.legend(loc="upper left", ncols=1)
+        axes.legend(loc="lower right")
