@@ -7,6 +7,9 @@ Examples:
   python -m mjx_exo.train --preset assist --from runs/walk   stage 2: the device, on a person who can walk
   python -m mjx_exo.train --preset quick --walking.body myolegs --walking.num-envs 512
 
+With engine mjx all accelerators of the machine share the environments. For several machines or processes, start the
+same command once each with --coordinator HOST:PORT --processes N --process I and the same --out on a shared disk.
+
 The run folder holds the configuration, versions, log (JSON lines and TensorBoard), checkpoints of the whole state and,
 at the end, summary.json and a picture. Ctrl-C ends a run cleanly; it can be resumed.
 """
@@ -24,6 +27,9 @@ from typing import Any
 
 from mjx_exo.errors import UserError, run_command
 
+GROUP = ("--coordinator", "--processes", "--process")
+"""Options of a training in several processes; all or none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -33,6 +39,8 @@ class Request:
     out: Path | None
     resume: Path | None
     start: str | None
+    group: tuple[str, int, int] | None
+    """`host:port` of process 0, number of processes, index of this one; None if it is alone."""
     rest: list[str]
 
 
@@ -43,14 +51,40 @@ def parse_request(argv: list[str]) -> Request:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--from", dest="start")
+    for name in GROUP:
+        parser.add_argument(name)
     known, rest = parser.parse_known_args(argv)
-    return Request(known.preset, known.out, known.resume, known.start, rest)
+    group = _group(known.coordinator, known.processes, known.process)
+    if group and not (known.out or known.resume):
+        raise UserError("several processes share one run folder; name it with --out DIR or --resume DIR")
+    return Request(known.preset, known.out, known.resume, known.start, group, rest)
+
+
+def _group(coordinator: str | None, processes: str | None, process: str | None) -> tuple[str, int, int] | None:
+    """The three options of a training in several processes, checked; None if there are none."""
+    given = dict(zip(GROUP, (coordinator, processes, process), strict=True))
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise UserError(f"{missing[0]} is missing; several processes need {', '.join(GROUP)}")
+    for name in GROUP[1:]:
+        if not str(given[name]).isdecimal():
+            raise UserError(f"{name} {given[name]} is not allowed; a whole number, processes counted from 0")
+    host, _, port = str(coordinator).rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise UserError(f"--coordinator {coordinator} is not allowed; HOST:PORT of process 0, port 1 to 65535")
+    return str(coordinator), int(str(processes)), int(str(process))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     request = parse_request(argv)
+    if request.group and not {"--help", "-h"} & set(request.rest):
+        from mjx_exo.learning.parallel import join_processes
+
+        join_processes(*request.group)
     from mjx_exo import command_line, presets
 
     if request.resume is not None:
@@ -63,8 +97,12 @@ def main(argv: list[str] | None = None) -> int:
         print("--preset NAME   configuration to start from: " + ", ".join(presets.PRESETS))
         print("--out DIR       run folder; default runs/PRESET-seedS-TIME")
         print("--resume DIR    go on with the run in DIR")
-        print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy\n")
+        print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy")
+        print("--coordinator HOST:PORT --processes N --process I   be number I (from 0) of N processes\n")
+    given = config.walking.synergies
     config = command_line.parse(presets.TrainConfig, config, request.rest, "mjx_exo.train", description)
+    if config.walking.synergies != given:
+        config = _with_synergies_found(config)
     folder = request.resume or request.out or _default_folder(request.preset, config.seed)
     return run(config, folder, resume=request.resume is not None, start=request.start)
 
@@ -73,10 +111,14 @@ def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> in
     """Trains, checks and draws; returns 0, or 130 if the run was stopped and can be resumed."""
     from mjx_exo import presets
     from mjx_exo.learning import trainer
+    from mjx_exo.learning.parallel import leads
     from mjx_exo.walking.build import build_environment
 
-    print(f"body {config.walking.body}: preparing (fitted once, then kept)", flush=True)
-    env = build_environment(config.walking)
+    mesh = environment_mesh(config)
+    if leads(mesh):
+        shared = f", environments shared by {mesh.size} devices" if mesh else ""
+        print(f"body {config.walking.body}: preparing (fitted once, then kept){shared}", flush=True)
+    env = build_environment(config.walking, mesh)
     command = f"python -m mjx_exo.train --resume {shlex.quote(str(folder))}"
     result = trainer.train(
         env,
@@ -86,20 +128,43 @@ def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> in
         resume=resume,
         identity=presets.identity(config.walking),
         settings={"walking": dataclasses.asdict(config.walking)},
-        initial_actors=starting_actors(env, config, start) if start and not resume else None,
+        initial_actors=starting_actors(env, config, start, mesh) if start and not resume else None,
         options=trainer.RunOptions(resume_command=command),
+        mesh=mesh,
     )
     if not result.finished:
         return 130
+    if not leads(mesh):
+        return 0
+    from mjx_exo.gait.files import plain
     from mjx_exo.training_report import finish_run
 
     summary = finish_run(config, result, folder)
-    print(json.dumps(summary, indent=2))
+    print(json.dumps(plain(summary), indent=2, allow_nan=False))
     print(f"results: {folder}/summary.json, {folder}/walking.png, {folder}/learning.png")
     return 0
 
 
-def starting_actors(env: Any, config: Any, start: str) -> dict[str, Any]:
+def environment_mesh(config: Any) -> Any:
+    """The mesh of devices that share a configuration's environments; None if it is one device.
+
+    Only MJX runs on several: the other engines are host callbacks. Raises `UserError` for environments that cannot be
+    shared out evenly, and for another engine in several processes.
+    """
+    import jax
+
+    from mjx_exo.learning.parallel import device_mesh
+    from mjx_exo.walking.build import choose_engine
+
+    engine = choose_engine(config.walking.engine)
+    if engine == "mjx":
+        return device_mesh(config.walking.num_envs)
+    if jax.process_count() > 1:
+        raise UserError(f"engine '{engine}' runs in one process; several need --walking.engine mjx")
+    return None
+
+
+def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict[str, Any]:
     """Actors of this run taken from another one: whole from a run folder, policies alone from a policy folder.
 
     Actors that the other run does not have start fresh. Raises `UserError` for another body.
@@ -107,8 +172,8 @@ def starting_actors(env: Any, config: Any, start: str) -> dict[str, Any]:
     import jax
 
     from mjx_exo.learning.checkpoint import load_actors
+    from mjx_exo.learning.parallel import make_training
     from mjx_exo.learning.policy_file import actor_from_policy
-    from mjx_exo.learning.ppo import PPO
     from mjx_exo.teacher import load_teacher
 
     teacher = load_teacher(start)
@@ -116,14 +181,22 @@ def starting_actors(env: Any, config: Any, start: str) -> dict[str, Any]:
         raise UserError(
             f"--from {start}: trained on body {teacher.config.walking.body}, this run is for {config.walking.body}"
         )
-    ppo = PPO(env, config.ppo)
-    fresh = jax.jit(ppo.init)(jax.random.key(config.seed)).actors
+    training = make_training(env, config.ppo, mesh)
+    fresh = training.gather(training.init(jax.random.key(config.seed)).actors)
     shared = [name for name in fresh if name in teacher.policy.actors]
     checkpoints = Path(start) / "checkpoints"
     if checkpoints.is_dir():
         loaded = load_actors(checkpoints, {name: fresh[name] for name in shared})
         return {name: actor.replace(noise_fallen=fresh[name].noise_fallen) for name, actor in loaded.items()}
     return {name: actor_from_policy(fresh[name], teacher.policy, name) for name in shared}
+
+
+def _with_synergies_found(config: Any) -> Any:
+    """The configuration with a synergy file's whole path, so that its run can be used from any folder."""
+    file = Path(config.walking.synergies)
+    if not file.is_file():
+        return config
+    return dataclasses.replace(config, walking=dataclasses.replace(config.walking, synergies=str(file.resolve())))
 
 
 def _default_folder(preset: str, seed: int) -> Path:

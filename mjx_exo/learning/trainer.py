@@ -3,6 +3,9 @@
 The learner (`ppo.py`) is pure; everything that touches the world is here: the folder, the log, the display, signals,
 checkpoints and the NaN guard. What the run computes depends only on environment, settings and seed: neither the clock
 nor an interruption changes a single bit of the result.
+
+With a mesh of several processes all of them run this loop in step; process 0 alone writes and shows, and what depends
+on a clock, a signal or a hook is decided together.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from types import FrameType
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from mjx_exo.cache import use_jax_cache
+from mjx_exo.errors import UserError
 from mjx_exo.learning.checkpoint import Checkpoints, Manifest
 from mjx_exo.learning.config import PPOConfig
 from mjx_exo.learning.contract import Environment
 from mjx_exo.learning.nan_guard import NotFiniteError, describe_batch, not_finite, save_replay
+from mjx_exo.learning.parallel import ParallelTraining, SingleTraining, heard, leads, make_training
 from mjx_exo.learning.ppo import PPO, ActorState, Batch, TrainState
 from mjx_exo.learning.progress import Display, Snapshot, make_display
 from mjx_exo.learning.run_folder import RunFolder, RunLog, versions
@@ -94,25 +100,28 @@ def train(
     hooks: Sequence[Hook] = (),
     options: RunOptions | None = None,
     display: Display | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainResult:
     """Trains the environment's actors into `run_folder`, from scratch or, with `resume`, from its newest checkpoint.
 
     `identity` says what the arrays belong to (body, device, …) and `settings` what else the environment was made with;
     both are compared when resuming. `initial_actors` replaces freshly made actors at the start (a second stage).
+    With a `mesh` its devices share the environments; hooks are then called by process 0 alone. The result is whole.
     Raises `UserError` for a folder or checkpoint that does not fit, and `NotFiniteError` for a NaN.
     """
     options, identity = options or RunOptions(), dict(identity or {})
     settings = {"ppo": dataclasses.asdict(config), "seed": seed, **dict(settings or {})}
-    ppo = PPO(env, config)
+    training = make_training(env, config, mesh)
     use_jax_cache()
-    folder = RunFolder(run_folder, resume)
-    display = display or make_display()
+    folder = _open_folder(run_folder, resume, mesh)
+    display = (display or make_display()) if leads(mesh) else _NoDisplay()
     try:
         checkpoints = Checkpoints(folder.checkpoints, options.keep_checkpoints)
         start = Manifest(identity, settings, versions(), seed, 0, 0, 0.0)
         if resume and checkpoints.latest() is not None:
-            template = jax.eval_shape(ppo.init, jax.random.key(seed))
+            template = jax.eval_shape(training.ppo.init, jax.random.key(seed))
             state, stored = checkpoints.restore(template, identity, settings, FREE_SETTINGS)
+            state = training.place(state)
             start = dataclasses.replace(
                 start, updates=stored.updates, env_steps=stored.env_steps, wall_seconds=stored.wall_seconds
             )
@@ -121,9 +130,9 @@ def train(
             folder.write_json(folder.config, dataclasses.asdict(start))
             display.say(f"training into {run_folder}")
             display.say("preparing the environments")
-            state = jax.jit(ppo.init)(jax.random.key(seed))
-            state = state.replace(actors={**state.actors, **dict(initial_actors or {})})
-        run = _Run(ppo, folder, checkpoints, start, options, display, tuple(hooks))
+            state = training.init(jax.random.key(seed))
+            state = state.replace(actors={**state.actors, **training.place_actors(initial_actors or {})})
+        run = _Run(training, mesh, folder, checkpoints, start, options, display, tuple(hooks))
         with _stop_signals() as stop:
             return run.go(state, stop)
     finally:
@@ -136,7 +145,8 @@ class _Run:
 
     def __init__(
         self,
-        ppo: PPO,
+        training: SingleTraining | ParallelTraining,
+        mesh: Mesh | None,
         folder: RunFolder,
         checkpoints: Checkpoints,
         start: Manifest,
@@ -144,7 +154,8 @@ class _Run:
         display: Display,
         hooks: tuple[Hook, ...],
     ) -> None:
-        self.ppo, self.folder, self.checkpoints = ppo, folder, checkpoints
+        self.training, self.ppo, self.mesh = training, training.ppo, mesh
+        self.folder, self.checkpoints = folder, checkpoints
         self.start, self.options, self.display, self.hooks = start, options, display, hooks
         self.began = time.monotonic()
         self.saved_at = self.began
@@ -152,7 +163,7 @@ class _Run:
 
     def go(self, state: TrainState, stop: list[str]) -> TrainResult:
         done, total = self.start.updates, self.ppo.updates
-        log = RunLog(self.folder, self.start.env_steps)
+        log = RunLog(self.folder, self.start.env_steps) if leads(self.mesh) else None
         reason = "all steps done"
         finished = True
         rollout, update = (None, None) if done >= total else self._compile(state)
@@ -167,30 +178,34 @@ class _Run:
                 self._guard(before, batch, stats, done)
                 done += 1
                 row = {"env_steps": self._env_steps(done), "updates": done, "wall_seconds": self._wall()}
-                log.write(row | seconds | {n: v for n, v in stats.items() if not n.startswith("finite/")})
+                if log:
+                    log.write(row | seconds | {n: v for n, v in stats.items() if not n.startswith("finite/")})
                 self._show(done, stats, seconds)
-                ended = self._call_hooks(state, stats, done)
-                if stop and done < total and not ended:
-                    reason, finished = f"stopped by {stop[0]}", False
+                ended = self._call_hooks(state, stats, done) if leads(self.mesh) else None
+                said = heard(self.mesh, bool(ended), bool(stop), self._due(done))
+                (hook_ended, _, due), stopped = said[0], said[:, 1].any()
+                if stopped and done < total and not hook_ended:
+                    reason, finished = f"stopped by {stop[0] if stop else 'another process'}", False
                     break
-                if ended:
-                    reason = ended
+                if hook_ended:
+                    reason = ended or "ended by process 0"
                     break
-                if self._due(done):
+                if due:
                     self._save(state, done)
             self._save(state, done)
         finally:
-            log.close()
+            if log:
+                log.close()
             self.checkpoints.close()
         self._say_goodbye(done, reason, finished)
-        return TrainResult(state, done, self._env_steps(done), self._wall(), finished, reason)
+        return TrainResult(self.training.gather(state), done, self._env_steps(done), self._wall(), finished, reason)
 
     def _compile(self, state: TrainState) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The two halves of an iteration. No buffer is donated: the state from before is what a NaN replay needs."""
         self.display.say("compiling (a minute at most; what can be kept is kept for the next run)")
         began = time.perf_counter()
-        rollout = jax.jit(self.ppo.rollout).lower(state).compile()
-        update = jax.jit(self.ppo.update).lower(*jax.eval_shape(self.ppo.rollout, state)).compile()
+        rollout = self.training.rollout.lower(state).compile()
+        update = self.training.update.lower(*jax.eval_shape(self.ppo.rollout, state)).compile()
         self.display.say(f"compiled in {time.perf_counter() - began:.0f} s")
         return rollout, update
 
@@ -199,8 +214,8 @@ class _Run:
         if not bad:
             return
         folder = self.folder.not_finite
-        saved = save_replay(folder, before, self._manifest(done))
-        self.folder.write_json(folder / "batch.json", describe_batch(batch))
+        saved = save_replay(folder, self.training.gather(before), self._manifest(done))
+        self.folder.write_json(folder / "batch.json", describe_batch(self.training.gather(batch)))
         self.folder.write_json(folder / "stats.json", dict(stats))
         raise NotFiniteError(
             f"stopped in update {done + 1}: {bad[0]} is not finite; the state before it is in {saved}, what the "
@@ -221,7 +236,7 @@ class _Run:
         return by_time or (every > 0 and done % every == 0)
 
     def _save(self, state: TrainState, done: int) -> None:
-        self.checkpoints.save(state, self._manifest(done))
+        self.checkpoints.save(self.training.gather(state), self._manifest(done))
         self.saved_at = time.monotonic()
 
     def _manifest(self, done: int) -> Manifest:
@@ -249,6 +264,48 @@ class _Run:
         self.display.say(f"{reason}: {steps}, {self._wall():.0f} s; everything is in {self.folder.path}")
         if not finished and self.options.resume_command:
             self.display.say(f"go on with: {self.options.resume_command}")
+
+
+class _FollowedFolder(RunFolder):
+    """The run folder as process 0's companions know it: its paths; nothing is locked or written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.config = path, path / "config.json"
+        self.checkpoints, self.not_finite = path / "checkpoints", path / "not_finite"
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Nothing: process 0 does."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class _NoDisplay:
+    """What process 0's companions show: nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _open_folder(path: Path, resume: bool, mesh: Mesh | None) -> RunFolder:
+    """The run folder for process 0, its paths for the others; all fail together if process 0 cannot have it."""
+    if leads(mesh):
+        try:
+            folder = RunFolder(path, resume)
+        except UserError:
+            heard(mesh, False)
+            raise
+        heard(mesh, True)
+        return folder
+    if not heard(mesh, False)[0, 0]:
+        raise UserError(f"process 0 cannot train into {path}; it says why")
+    return _FollowedFolder(path)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+from jax.sharding import Mesh
 
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
@@ -36,8 +37,11 @@ def load_device(config: WalkingConfig) -> DeviceProfile | None:
     return DeviceProfile.load(config.device)
 
 
-def build_environment(config: WalkingConfig) -> WalkingEnv:
-    """The environment of a configuration. Raises `UserError` for what cannot be built."""
+def build_environment(config: WalkingConfig, mesh: Mesh | None = None) -> WalkingEnv:
+    """The environment of a configuration, on several devices with a `mesh`, which needs engine mjx.
+
+    Raises `UserError` for what cannot be built.
+    """
     if config.num_envs < 1:
         raise UserError(f"num_envs = {config.num_envs} is not allowed; at least 1")
     profile = load_device(config)
@@ -53,6 +57,8 @@ def build_environment(config: WalkingConfig) -> WalkingEnv:
     elif engine_name == "published":
         from mjx_exo.physics.published import PublishedEngine as EngineClass
     else:
-        from mjx_exo.physics.mjx import MjxEngine as EngineClass
+        from mjx_exo.physics.mjx import MjxEngine
+
+        return WalkingEnv(config, MjxEngine(body, config.num_envs, wearers, engine_config, profile, mesh=mesh), profile)
     engine = EngineClass(body, config.num_envs, wearers, engine_config, profile)
     return WalkingEnv(config, engine, profile)
