@@ -25,6 +25,13 @@ from mjx_exo.presets import PRESETS, QUICK
         (["--resume", "no/such/run"], "no/such/run"),
         (["--from", "no/such/run"], "no/such/run"),
         (["--ppo.minibatches", "7"], "minibatches"),
+        (["--processes", "2", "--process", "0"], "--coordinator is missing"),
+        (["--coordinator", "host:1", "--processes", "2"], "--process is missing"),
+        (["--coordinator", "host", "--processes", "2", "--process", "0"], "HOST:PORT"),
+        (["--coordinator", "host:99999", "--processes", "2", "--process", "0"], "65535"),
+        (["--coordinator", "host:1", "--processes", "two", "--process", "0"], "--processes two"),
+        (["--coordinator", "host:1", "--processes", "2", "--process", "-1"], "--process -1"),
+        (["--coordinator", "host:1", "--processes", "2", "--process", "2"], "process index 2"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(arguments, named, tmp_path):
@@ -32,6 +39,35 @@ def test_a_mistake_is_one_line_that_names_it(arguments, named, tmp_path):
     with pytest.raises(UserError, match=named) as caught:
         train.main([*arguments, *out])
     assert "\n" not in str(caught.value)
+
+
+def test_several_processes_name_their_folder():
+    with pytest.raises(UserError, match="--out"):
+        train.main(["--coordinator", "host:1", "--processes", "2", "--process", "0"])
+
+
+def test_a_synergy_file_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(train, "run", lambda config, *_, **__: asked.append(config.walking.synergies) or 0)
+    for name in ("mine.json", "raw", "missing.json"):
+        train.main(["--walking.synergies", name, "--out", "run"])
+    assert asked == [str(tmp_path / "mine.json"), "raw", "missing.json"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "shared"), [("mjx", {"environments": 2}), ("native", None), ("published", None), ("auto", None)]
+)
+def test_only_mjx_takes_several_devices(engine, shared, monkeypatch):
+    import dataclasses
+
+    import jax
+
+    monkeypatch.setattr(jax, "devices", lambda *_: [jax.local_devices()[0]] * 2)
+    walking = dataclasses.replace(QUICK.walking, engine=engine, num_envs=8)
+    mesh = train.environment_mesh(dataclasses.replace(QUICK, walking=walking))
+    assert (dict(mesh.shape) if mesh else None) == shared
 
 
 @pytest.mark.parametrize("wearer", [{"mass_kg": -5.0}, {"mass_kg": 29.9}, {"mass_kg": 151.0}, {"height_m": 3.0}])
