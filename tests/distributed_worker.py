@@ -1,16 +1,19 @@
 """One process of a data-parallel training; writes what was learnt. `test_distributed.py` starts it.
 
-Arguments: environment (`toy` or `walking`), file to write, number of processes, index of this one, port of process 0.
+Arguments: environment (`toy` or `walking`; `run` trains the toy into the run folder FILE.run, twice as long if that
+exists), file to write, number of processes, index of this one, port of process 0.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from mjx_exo.learning import parallel
+from mjx_exo.learning import parallel, trainer
 from mjx_exo.learning.config import ActorConfig, PPOConfig
 from mjx_exo.learning.ppo import PPO
 
@@ -42,6 +45,9 @@ def main(name: str, file: str, processes: int, index: int, port: str) -> None:
     if processes > 1:
         parallel.join_processes(f"localhost:{port}", processes, index)
     mesh = parallel.device_mesh(ENVS)
+    if name == "run":
+        run(Path(file), mesh)
+        return
     env = environment(name, mesh)
     if mesh is None:
         ppo = PPO(env, CONFIG)
@@ -53,12 +59,34 @@ def main(name: str, file: str, processes: int, index: int, port: str) -> None:
     for _ in range(UPDATES):
         state, batch = rollout(state)
         state, stats = update(state, batch)
-    learnt = {"actors": state.actors, "stats": stats}
-    flat = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(learnt)}
-    devices = len(jax.devices())
     on = len(jax.tree.leaves(state.env.observation)[0].sharding.device_set)
-    if index == 0:
-        np.savez(file, **flat, devices=devices, devices_used=on)
+    write(file, {"actors": state.actors, "stats": stats}, on)
+
+
+def run(file: Path, mesh) -> None:
+    """Trains the toy by `trainer.train`, with checkpoints, in a run folder that may hold a run to go on with."""
+    folder = file.with_suffix(".run")
+    resume = (folder / "config.json").exists()
+    parallel.heard(mesh, True)  # nobody trains before everybody has looked
+    config = dataclasses.replace(CONFIG, total_steps=ENVS * CONFIG.unroll * UPDATES * (2 if resume else 1))
+    placed = []
+
+    def look(moment: trainer.Moment) -> None:
+        placed.append(len(moment.state.env.position.sharding.device_set))
+
+    env = environment("toy", mesh)
+    options = trainer.RunOptions(checkpoint_every_updates=1)
+    result = trainer.train(env, config, folder, resume=resume, mesh=mesh, hooks=(look,), options=options)
+    assert result.finished and result.updates == UPDATES * (2 if resume else 1)
+    learnt = {"actors": result.state.actors, "episodes": result.state.episodes, "position": result.state.env.position}
+    write(str(file), learnt, placed[-1] if placed else 0)
+
+
+def write(file: str, learnt, devices_used) -> None:
+    """Everything learnt by the path of its leaf, written by process 0."""
+    flat = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(learnt)}
+    if jax.process_index() == 0:
+        np.savez(file, **flat, devices=len(jax.devices()), devices_used=devices_used)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,6 +72,39 @@ def test_two_processes_learn_what_one_learns(toy_on_one_device, tmp_path):
     port = _free_port()
     _finish(*(_start("toy", tmp_path / "two.npz", processes=2, index=i, port=port) for i in range(2)))
     _same(toy_on_one_device, tmp_path / "two.npz", 2)
+
+
+@pytest.fixture(scope="module")
+def run_on_one_device(tmp_path_factory):
+    """A toy run, and the same run resumed for as long again."""
+    first = tmp_path_factory.mktemp("one") / "first.npz"
+    _finish(_start("run", first))
+    whole = first.with_name("whole.npz")
+    shutil.copytree(first.with_suffix(".run"), whole.with_suffix(".run"))
+    _finish(_start("run", whole))
+    return first, whole
+
+
+def _log(file: Path) -> list[int]:
+    return [json.loads(line)["updates"] for line in (file.with_suffix(".run") / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_one_device_goes_on_on_two(run_on_one_device, tmp_path):
+    first, whole = run_on_one_device
+    file = tmp_path / "two.npz"
+    shutil.copytree(first.with_suffix(".run"), file.with_suffix(".run"))
+    _finish(_start("run", file, devices=2))
+    _same(whole, file, 2)
+    assert _log(file) == [1, 2, 3, 4]
+
+
+def test_a_run_of_two_processes_and_its_resumption_are_those_of_one(run_on_one_device, tmp_path):
+    file = tmp_path / "two.npz"
+    for expected, updates in zip(run_on_one_device, (2, 4), strict=True):
+        port = _free_port()
+        _finish(*(_start("run", file, processes=2, index=index, port=port) for index in range(2)))
+        _same(expected, file, 2)
+        assert _log(file) == list(range(1, updates + 1))
 
 
 def test_walking_on_two_devices_learns_what_one_learns(tmp_path):
