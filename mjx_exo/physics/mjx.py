@@ -287,10 +287,12 @@ class MjxEngine:
 
     def _make_data(self, model: mujoco.MjModel) -> mjx.Data:
         if self.impl == "jax":
-            return mjx.make_data(model, impl="jax")
+            return mjx.make_data(model, device=_here(), impl="jax")
         contacts = int((model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE).sum())
         local = self.num_envs if self.mesh is None else self.num_envs // self.mesh.size
-        return mjx.make_data(model, impl="warp", naconmax=local * contacts, njmax=contacts * _PYRAMID_EDGES)
+        return mjx.make_data(
+            model, device=_here(), impl="warp", naconmax=local * contacts, njmax=contacts * _PYRAMID_EDGES
+        )
 
 
 def _check(impl: str, num_envs: int, mesh: Mesh | None) -> None:
@@ -321,8 +323,13 @@ def _skeleton(xml: str, impl: str) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
 
 
+def _here() -> jax.Device:
+    """A device of this process: MJX takes the first of all processes unless told."""
+    return jax.local_devices()[0]
+
+
 def _put_model(model: mujoco.MjModel, impl: str) -> mjx.Model:
-    put = mjx.put_model(model, impl=impl)
+    put = mjx.put_model(model, device=_here(), impl=impl)
     # Warp would print a line for every environment whose solver used all its iterations.
     return put.tree_replace({"opt._impl.warn_overflow": 0}) if impl == "warp" else put
 
