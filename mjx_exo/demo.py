@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m mjx_exo.demo", description=__doc__)
     p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results (runs/demo)")
     p.add_argument("--teacher", default="teacher", help="teacher of the device (the pretrained one)")
-    p.add_argument("--train-steps", type=int, default=1_500_000, help="steps of learning to walk; 0 skips it")
+    p.add_argument("--train-steps", type=int, default=1_200_000, help="steps of learning to walk; 0 skips it")
     p.add_argument("--rounds", type=int, default=STUDENT_ROUNDS, help="rounds of distillation")
     return p
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             )  # fmt: skip
         run(
             "the student learns from the teacher", "mjx_exo.distill", arguments.teacher, "--out", str(out / "student"),
-            "--rounds", str(arguments.rounds),
+            "--rounds", str(arguments.rounds), "--check-wearers", "2", "--check-seconds", "8",
         )  # fmt: skip
         onnx = out / "student.onnx"
         run("the student becomes an ONNX file", "export.to_onnx", str(out / "student"), "--out", str(onnx))
