@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m mjx_exo.demo", description=__doc__)
     p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all results (runs/demo)")
     p.add_argument("--teacher", default="teacher", help="teacher of the device (the pretrained one)")
-    p.add_argument("--train-steps", type=int, default=1_200_000, help="steps of learning to walk; 0 skips it")
+    p.add_argument("--train-steps", type=int, default=1_000_000, help="steps of learning to walk; 0 skips it")
     p.add_argument("--rounds", type=int, default=STUDENT_ROUNDS, help="rounds of distillation")
     return p
 
