@@ -33,7 +33,7 @@ class RewardWeights:
 
 LOOSE = RewardWeights()
 # Maintenance heat keeps the first walk off a deep crouch, from which no later learning found back to a human knee;
-# once the stance leg is nearly straight, it gives way to the shock of loading, which bends the knee as people do.
+# once the stance leg is nearly straight it goes, and the stretch of the back of the knee keeps the knee a little bent.
 STRICT = RewardWeights(
     effort=-5.0, maintenance=-0.5, limits=-0.01, impact=-0.3, loading=-2.0, stretch=-2.0, rotation=-0.03,
     smoothness=-0.05, hip_rotation=-0.3, leg_clearance=-0.3, toe_clearance=-0.3,
@@ -50,9 +50,7 @@ class CommandConfig:
     speed_m_s: tuple[float, float] = (1.25, 1.25)  # range of commanded speeds
     slope_rad: tuple[float, float] = (0.0, 0.0)  # range of slopes, uphill positive
     stand_share: float = 0.0  # share of the commands that ask to stand still
-    retry_share: float = (
-        0.0  # share of the falls after which the same command is asked again: what is hard is practised
-    )
+    retry_share: float = 0.0  # share of the falls after which the same command is asked again
     resample_s: float = 0.0  # mean time between new commands in mid-episode; 0: only at the start
     speed_rate_m_s2: float = 0.4  # how fast a speed command may change
     slope_rate_rad_s: float = 0.05  # how fast the slope may change
@@ -67,7 +65,7 @@ class CurriculumConfig:
 
     start_episode_s: float = 6.0  # strictness starts to rise when episodes last this long on average
     rise_updates: int = 250  # PPO updates from loose to strict
-    start_strictness: float = 0.0  # 1 for somebody who can walk already: only the commands widen then
+    start_strictness: float = 0.0  # from here: for somebody who can walk already, above 0
     widen_updates: int = 250  # PPO updates in which the ranges of the commands open
     fall_back: float = 0.5  # how fast strictness falls while episodes are short, relative to its rise
 
