@@ -8,6 +8,7 @@ at any phase. No motion capture is involved.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import mujoco
 import numpy as np
@@ -28,6 +29,9 @@ _POSTURES = (
     (0.36, (-5.0, 8.0, 9.0), (28.0, 30.0, 0.0)),
 )
 _JOINTS = ("hip_flexion", "knee_flexion", "ankle_dorsiflexion")
+# Standing leans forward: with straight legs and an upright pelvis the centre of mass lies 4 cm in front of the end of
+# the heels, so that every sway ends in a fall backwards; this posture puts it 7 to 8 cm there.
+_STANDING = (5.0, 6.0, 5.0)  # degrees, both legs; soles flat with the pelvis tilted by what is left over
 _SINK_M = 0.002  # the lowest sphere starts this far in the floor, so that it carries load at once
 
 
@@ -39,7 +43,7 @@ class StartStates:
     qpos: np.ndarray  # [K, P + 1, nq]
     qvel: np.ndarray  # [K, P + 1, nv]; zero for standing
     sensors: np.ndarray  # [K, P + 1, 36]
-    standing_height_m: np.ndarray  # [K] pelvis height
+    standing_height_m: np.ndarray  # [K] pelvis height with straight legs
 
 
 def gait_posture(phase: np.ndarray, frequency_hz: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -68,6 +72,11 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
     names = body.joint_names
     joint_angle = np.zeros((PHASES + 1, len(names)))
     joint_velocity = np.zeros_like(joint_angle)
+    hip, knee, ankle = np.radians(_STANDING)
+    for suffix in ("_r", "_l"):
+        for joint, angle in zip(_JOINTS, (hip, knee, ankle), strict=True):
+            joint_angle[PHASES, names.index(joint + suffix)] = angle
+    tilt = ankle + hip - knee
     for name, value in angles.items():
         joint_angle[:PHASES, names.index(name)] = value
         joint_velocity[:PHASES, names.index(name)] = velocities[name]
@@ -75,13 +84,14 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
     for wearer in wearers:
         model = mujoco.MjModel.from_xml_string(body.model_xml(wearer, 0.005, ContactOptions()))
         data = mujoco.MjData(model)
-        spheres = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE)
+        heights.append(_pelvis_height(model, data))
         rows = []
         for k in range(PHASES + 1):
             mujoco.mj_resetData(model, data)
             data.qpos[ROOT_QPOS:] = joint_angle[k]
-            mujoco.mj_kinematics(model, data)
-            data.qpos[2] = -_SINK_M - (data.geom_xpos[spheres, 2] - model.geom_size[spheres, 0]).min()
+            if k == PHASES:
+                data.qpos[3:7] = math.cos(0.5 * tilt), 0.0, math.sin(0.5 * tilt), 0.0
+            data.qpos[2] = _pelvis_height(model, data)
             if k < PHASES:
                 data.qvel[0] = REFERENCE_SPEED_M_S
                 data.qvel[ROOT_QVEL:] = joint_velocity[k]
@@ -91,7 +101,6 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
         qpos.append(q)
         qvel.append(v)
         sensors.append(s)
-        heights.append(q[-1, 2])
     return StartStates(
         phase=np.append(phase, 0.0),
         qpos=np.stack(qpos).astype(np.float32),
@@ -99,3 +108,10 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
         sensors=np.stack(sensors).astype(np.float32),
         standing_height_m=np.array(heights, dtype=np.float32),
     )
+
+
+def _pelvis_height(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    """Height that puts the lowest sphere of the posture in `data`, whose pelvis is at zero, on the floor."""
+    spheres = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE)
+    mujoco.mj_kinematics(model, data)
+    return float(-_SINK_M - (data.geom_xpos[spheres, 2] - model.geom_size[spheres, 0]).min())
