@@ -38,6 +38,7 @@ WALK = TrainConfig(
     walking=WalkingConfig(
         wearers=16,
         wearer_range=WearerRange(passive=_ANY_PASSIVE),
+        clock_freedom=0.2,
         command=CommandConfig(
             speed_m_s=(0.5, 2.0),
             slope_rad=(-math.radians(8.0), math.radians(8.0)),

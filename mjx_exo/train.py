@@ -167,7 +167,8 @@ def environment_mesh(config: Any) -> Any:
 def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict[str, Any]:
     """Actors of this run taken from another one: whole from a run folder, policies alone from a policy folder.
 
-    Actors that the other run does not have start fresh. Raises `UserError` for another body.
+    Actors that the other run does not have start fresh, and so do actions that it did not know (the clock, where the
+    policy may bend it now). Raises `UserError` for another body.
     """
     import jax
 
@@ -185,7 +186,9 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
     fresh = training.gather(training.init(jax.random.key(config.seed)).actors)
     shared = [name for name in fresh if name in teacher.policy.actors]
     checkpoints = Path(start) / "checkpoints"
-    if checkpoints.is_dir():
+    sizes = {spec.name: spec.action_size for spec in env.actors}
+    stored = {name: teacher.policy.description["actors"][name]["action_size"] for name in shared}
+    if checkpoints.is_dir() and all(stored[name] == sizes[name] for name in shared):
         loaded = load_actors(checkpoints, {name: fresh[name] for name in shared})
         return {name: actor.replace(noise_fallen=fresh[name].noise_fallen) for name, actor in loaded.items()}
     return {name: actor_from_policy(fresh[name], teacher.policy, name) for name in shared}

@@ -126,7 +126,10 @@ def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Poli
 
 
 def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorState:
-    """`actor` (of the same sizes) with the stored policy and normaliser; value function and optimisers stay fresh."""
+    """`actor` with the stored policy and normaliser; value function and optimisers stay fresh.
+
+    The actor must be of the stored sizes, or know more actions at the end, which then start at zero.
+    """
     arrays = policy.arrays[name]
     statistics = actor.observation_statistics
     statistics = statistics.replace(
@@ -135,7 +138,22 @@ def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorStat
         count=statistics.count.replace(lo=jnp.full_like(statistics.count.lo, STORED_WEIGHT)),
         summed_variance=STORED_WEIGHT * jnp.square(arrays["std"]),
     )
-    return actor.replace(policy_params=arrays["params"], observation_statistics=statistics)
+    return actor.replace(policy_params=_widened(arrays["params"], actor.policy_params), observation_statistics=statistics)
+
+
+def _widened(stored: Any, fresh: Any) -> Any:
+    """Stored policy parameters with the actions that only `fresh` ones have: mean zero, noise as fresh."""
+    layer, noise = stored["params"]["Dense_0"], networks.log_std(stored)
+    known, wanted = noise.shape[0], networks.log_std(fresh).shape[0]
+    if known == wanted:
+        return stored
+    more = wanted - known
+    last = {
+        "kernel": jnp.pad(layer["kernel"], ((0, 0), (0, more))),
+        "bias": jnp.pad(layer["bias"], (0, more)),
+    }
+    widened = {"params": {**stored["params"], "Dense_0": last}}
+    return networks.with_log_std(widened, jnp.concatenate([noise, networks.log_std(fresh)[known:]]))
 
 
 def _template(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import jax
 import mujoco
+import numba
 import numpy as np
 
 from mjx_exo.conventions import SIDES
@@ -52,46 +53,64 @@ _curves = muscle_functions(_SCALARS, njit)
 _activate, _tension = _curves.activate, _curves.tension
 
 
+@numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _products(matrix, table, values):
+    """values[side] = matrix @ table[side]; its own loop, because BLAS costs twice as much at this size.
+
+    Only here may sums be taken in another order: without that the loop would not be vectorised.
+    """
+    for c in range(matrix.shape[0]):
+        right, left = np.float32(0.0), np.float32(0.0)
+        for k in range(matrix.shape[1]):
+            right += matrix[c, k] * table[0, k]
+            left += matrix[c, k] * table[1, k]
+        values[0, c], values[1, c] = right, left
+
+
 @njit
 def _limb_moments(
     q, v, signs, joint_index, centre, half, parent, variable, matrix, crossings, scale, muscle_start, prm, activation,
-    table, force, length_out, velocity_out, moment, damping,
+    table, values, force, length_out, velocity_out, moment, damping,
 ):  # fmt: skip
-    """Adds one limb's muscle moments (Nm) and their velocity slope (Nm·s/rad) to `moment` and `damping` [J]."""
-    joints = len(joint_index)
+    """Adds the muscle moments (Nm) of a limb on both sides, and their velocity slope (Nm·s/rad), to [J] arrays."""
+    joints = joint_index.shape[1]
     muscles = matrix.shape[0] - crossings.shape[0]
-    x = np.empty(joints)
-    for j in range(joints):
-        value = (signs[j] * q[joint_index[j]] - centre[j]) / half[j]
-        x[j] = min(max(value, -1.0), 1.0)
-    table[0] = 1.0
-    for k in range(1, len(parent)):
-        table[k] = table[parent[k]] * x[variable[k]]
-    values = np.dot(matrix, table)
-    speed = np.zeros(muscles)
-    for c in range(crossings.shape[0]):
-        j = crossings[c, 1]
-        speed[crossings[c, 0]] -= scale * values[muscles + c] * signs[j] * v[joint_index[j]]
-    slope = np.empty(muscles)
-    for m in range(muscles):
-        i = muscle_start + m
-        length = scale * values[m]
-        force[i], slope[m] = _tension(
-            activation[i], length, speed[m], prm[0, i], prm[1, i], prm[2, i], prm[3, i], prm[4, i], prm[5, i],
-            prm[6, i], prm[7, i],
-        )  # fmt: skip
-        length_out[i] = (length - prm[2, i]) / prm[1, i]
-        velocity_out[i] = speed[m] / prm[1, i]
-    for c in range(crossings.shape[0]):
-        m, j = crossings[c, 0], crossings[c, 1]
-        arm = scale * values[muscles + c]
-        moment[joint_index[j]] += signs[j] * arm * force[muscle_start + m]
-        damping[joint_index[j]] += arm * arm * slope[m]
+    x = np.empty(joints, np.float32)
+    for side in range(2):
+        for j in range(joints):
+            value = (signs[side, j] * q[joint_index[side, j]] - centre[j]) / half[j]
+            x[j] = min(max(value, -1.0), 1.0)
+        table[side, 0] = 1.0
+        for k in range(1, len(parent)):
+            table[side, k] = table[side, parent[k]] * x[variable[k]]
+    _products(matrix, table, values)
+    speed, slope = np.empty(muscles), np.empty(muscles)
+    for side in range(2):
+        start = muscle_start + side * muscles
+        speed[:] = 0.0
+        for c in range(crossings.shape[0]):
+            j = crossings[c, 1]
+            arm = scale * values[side, muscles + c]
+            speed[crossings[c, 0]] -= arm * signs[side, j] * v[joint_index[side, j]]
+        for m in range(muscles):
+            i = start + m
+            length = scale * values[side, m]
+            force[i], slope[m] = _tension(
+                activation[i], length, speed[m], prm[0, i], prm[1, i], prm[2, i], prm[3, i], prm[4, i], prm[5, i],
+                prm[6, i], prm[7, i],
+            )  # fmt: skip
+            length_out[i] = (length - prm[2, i]) / prm[1, i]
+            velocity_out[i] = speed[m] / prm[1, i]
+        for c in range(crossings.shape[0]):
+            m, j = crossings[c, 0], crossings[c, 1]
+            arm = scale * values[side, muscles + c]
+            moment[joint_index[side, j]] += signs[side, j] * arm * force[start + m]
+            damping[joint_index[side, j]] += arm * arm * slope[m]
 
 
 @kept_njit
 def _advance(
-    model_address, data_address, d_qpos, d_qvel, d_warm, d_ctrl, d_xfrc, d_sensor, m_gravity, steps,
+    model_address, data_address, d_qpos, d_qvel, d_warm, d_applied, d_xfrc, d_sensor, m_gravity, m_damping, steps,
     timestep, exo_alpha, leg, trunk, leg_index, trunk_index, scale, prm, limits, passive, exo_joint,
     qpos, qvel, activation, warm, exo, _internal, excitation, exo_command, push, gravity,
     o_qpos, o_qvel, o_activation, o_warm, o_exo, _o_internal, o_sensor, o_foot, o_force, o_length, o_velocity, o_muscle,
@@ -104,7 +123,9 @@ def _advance(
     leg_muscles = matrix.shape[0] - crossings.shape[0]
     trunk_muscles = t_matrix.shape[0] - t_crossings.shape[0]
     muscles = activation.shape[1]
-    table, t_table = np.empty(len(parent)), np.empty(len(t_parent))
+    table, t_table = np.empty((2, len(parent)), np.float32), np.empty((2, len(t_parent)), np.float32)
+    values = np.empty((2, matrix.shape[0]), np.float32)
+    t_values = np.empty((2, t_matrix.shape[0]), np.float32)
     act, force = np.empty(muscles), np.empty(muscles)
     moment, damping = np.empty(joints), np.empty(joints)
     share = 1.0 / steps
@@ -121,18 +142,15 @@ def _advance(
             q, v = d_qpos[ROOT_QPOS:], d_qvel[ROOT_QVEL:]
             moment[:] = 0.0
             damping[:] = 0.0
-            for side in range(2):
-                _limb_moments(
-                    q, v, signs[side], leg_index[side], centre, half, parent, variable, matrix, crossings, scale,
-                    side * leg_muscles, prm, act, table, force, o_length[e], o_velocity[e], moment, damping,
-                )  # fmt: skip
+            _limb_moments(
+                q, v, signs, leg_index, centre, half, parent, variable, matrix, crossings, scale, 0, prm, act, table,
+                values, force, o_length[e], o_velocity[e], moment, damping,
+            )  # fmt: skip
             if trunk_muscles:
-                for side in range(2):
-                    _limb_moments(
-                        q, v, t_signs[side], trunk_index[side], t_centre, t_half, t_parent, t_variable, t_matrix,
-                        t_crossings, scale, 2 * leg_muscles + side * trunk_muscles, prm, act, t_table, force,
-                        o_length[e], o_velocity[e], moment, damping,
-                    )  # fmt: skip
+                _limb_moments(
+                    q, v, t_signs, trunk_index, t_centre, t_half, t_parent, t_variable, t_matrix, t_crossings, scale,
+                    2 * leg_muscles, prm, act, t_table, t_values, force, o_length[e], o_velocity[e], moment, damping,
+                )  # fmt: skip
             torque_r += exo_alpha * (exo_command[e, 0] - torque_r)
             torque_l += exo_alpha * (exo_command[e, 1] - torque_l)
             for j in range(joints):
@@ -142,23 +160,23 @@ def _advance(
                     else (q[j] - limits[j, 0] if q[j] < limits[j, 0] else 0.0)
                 )
                 limit = 0.0
-                limit_damping = 0.0
+                explicit = moment[j] + damping[j] * v[j]
+                implicit = damping[j]
                 if excess != 0.0:
                     limit = -LIMIT_STIFFNESS_NM * excess - LIMIT_DAMPING_NM_S * v[j]
-                    limit_damping = LIMIT_DAMPING_NM_S + timestep * LIMIT_STIFFNESS_NM
-                # The part the integrator treats implicitly is −damping·v at the end of the step.
-                d_ctrl[j] = (
-                    moment[j] + damping[j] * v[j] + (limit + LIMIT_DAMPING_NM_S * v[j] if excess != 0.0 else 0.0)
-                )
-                d_ctrl[joints + j] = -(damping[j] + limit_damping)
+                    explicit += limit + LIMIT_DAMPING_NM_S * v[j]
+                    implicit += LIMIT_DAMPING_NM_S + timestep * LIMIT_STIFFNESS_NM
+                # MuJoCo takes −damping·v at the end of the step; what that is at its start is given back as a torque.
+                d_applied[ROOT_QVEL + j] = explicit
+                m_damping[ROOT_QVEL + j] = passive[j, 1] + implicit
                 passive_moment = limit - passive[j, 0] * q[j] - passive[j, 1] * v[j]
                 power = (moment[j] + passive_moment) * v[j]
                 o_muscle[e, j] += share * moment[j]
                 o_passive[e, j] += share * passive_moment
                 o_limit[e, j] += share * limit
                 o_positive[e, j] += share * max(power, 0.0)
-            d_ctrl[exo_joint[0]] += torque_r
-            d_ctrl[exo_joint[1]] += torque_l
+            d_applied[ROOT_QVEL + exo_joint[0]] += torque_r
+            d_applied[ROOT_QVEL + exo_joint[1]] += torque_l
             power_r, power_l = torque_r * v[exo_joint[0]], torque_l * v[exo_joint[1]]
             o_exo_power[e, 0] += share * power_r
             o_exo_power[e, 1] += share * power_l
@@ -186,6 +204,10 @@ class _Job:
         self.rows = rows
         self.contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
         self.model = mujoco.MjModel.from_xml_string(xml)
+        # Muscles act as applied forces and as joint damping, which Euler's method takes implicitly: the same step as
+        # `implicitfast` makes with the model's actuators, without their bookkeeping.
+        self.model.opt.integrator = mujoco.mjtIntegrator.mjINT_EULER
+        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ACTUATION
         self.data = mujoco.MjData(self.model)
         self.prm = np.stack([np.asarray(p, dtype=np.float64) for p in engine.body.muscle_parameters(wearer)])
         self.scale = engine.body.length_scale(wearer)
@@ -227,7 +249,7 @@ class NativeEngine:
             empty = np.zeros((0, 0), dtype=np.int64)
             zero = np.zeros(0)
             none = np.zeros(0, dtype=np.int64)
-            self._trunk = (np.zeros((2, 0)), zero, zero, none, none, np.zeros((0, 0)), np.zeros((0, 2), dtype=np.int64))
+            self._trunk = (np.zeros((2, 0)), zero, zero, none, none, np.zeros((0, 0), np.float32), np.zeros((0, 2), dtype=np.int64))
             self._trunk_index = empty
         else:
             self._trunk, self._trunk_index = _limb_arrays(body, body.trunk)
@@ -263,8 +285,9 @@ class NativeEngine:
             rows = job.contiguous
             data, model = job.data, job.model
             _advance(
-                model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart, data.ctrl,
-                data.xfrc_applied, data.sensordata, model.opt.gravity, steps, self.config.timestep_s, self._exo_alpha,
+                model._address, data._address, data.qpos, data.qvel, data.qacc_warmstart,
+                data.qfrc_applied, data.xfrc_applied, data.sensordata, model.opt.gravity, model.dof_damping, steps,
+                self.config.timestep_s, self._exo_alpha,
                 self._leg, self._trunk, self._leg_index, self._trunk_index, job.scale, job.prm, self._limits,
                 job.passive, self._exo_joint, *(x[rows] for x in inputs), *(x[rows] for x in outputs),
             )  # fmt: skip
@@ -284,6 +307,6 @@ def _limb_arrays(body: CompiledBody, limb) -> tuple[tuple[np.ndarray, ...], np.n
     index = np.stack([body.joint_index(limb, side) for side in SIDES]).astype(np.int64)
     arrays = (
         signs, p.centre_rad, p.half_range_rad, p.parent.astype(np.int64), p.variable.astype(np.int64),
-        np.ascontiguousarray(p.matrix), p.crossings.astype(np.int64),
+        np.ascontiguousarray(p.matrix, dtype=np.float32), p.crossings.astype(np.int64),
     )  # fmt: skip
     return arrays, index

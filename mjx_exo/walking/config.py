@@ -39,7 +39,7 @@ STRICT = RewardWeights(
     smoothness=-0.05, hip_rotation=-0.3, leg_clearance=-0.3, toe_clearance=-0.3,
 )  # fmt: skip
 REFINED = dataclasses.replace(
-    STRICT, speed=1.3, alive=0.3, maintenance=0.0, limits=-0.015, stretch=-3.0, smoothness=-0.08
+    STRICT, speed=1.5, alive=0.3, maintenance=0.0, limits=-0.015, stretch=-3.0, smoothness=-0.08, hip_rotation=-1.0
 )
 
 
