@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -20,9 +21,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mjx_exo.errors import UserError, run_command
 from mjx_exo.files import write_atomically
@@ -44,17 +46,29 @@ class Plan:
 
     bodies: tuple[str, ...] = ("myolegs26", "myolegs")
     implementations: tuple[str, ...] = ("jax", "warp")
-    batches: tuple[int, ...] = (256, 1024, 4096, 8192, 16384)
+    batches: tuple[int, ...] = (256, 1024, 4096, 16384)
     rounds: int = 3
     train_envs: int = 4096
-    # As many updates as on a laptop, each from sixteen times the steps.
-    train_arguments: tuple[str, ...] = ("--ppo.total-steps", "80000000", "--ppo.minibatches", "32")
+    # Not many fewer updates than on a laptop, each from eight times the steps.
+    train_arguments: tuple[str, ...] = (
+        "--ppo.total-steps", "26000000", "--ppo.unroll", "16", "--ppo.minibatches", "16",
+    )  # fmt: skip
 
 
 REHEARSAL = Plan(
     bodies=("myolegs26",), implementations=("jax",), batches=(8,), rounds=1, train_envs=8,
     train_arguments=("--ppo.total-steps", "512", "--ppo.unroll", "8"),
 )  # fmt: skip
+
+
+class Started(NamedTuple):
+    """An engine that has run its burst of physics once (see `benchmarks.env_throughput`)."""
+
+    run: Callable[[], float]
+    on_feet: Callable[[], float]
+    timestep_s: float
+    muscles: int
+    first_call_s: float  # tracing and compiling, others compiling beside it
 
 
 class Results:
@@ -147,12 +161,9 @@ def parity(body_name: str, implementation: str) -> dict[str, Any]:
     return figures | {"above_bar": comparison.above_bar(figures)}
 
 
-def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> dict[str, Any]:
-    """Physics steps per second of one engine, muscles and readings included, in decisions scanned inside `jit`."""
-    import jax
-    import numpy as np
-
-    from benchmarks.common import speeds
+@functools.cache
+def started(body_name: str, implementation: str, batch: int) -> Started:
+    """One engine, compiled and run once."""
     from benchmarks.env_throughput import build_engine, engine_case, walking_load
     from mjx_exo.musculoskeletal.compiled import compile_body
 
@@ -161,19 +172,43 @@ def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> 
     run, on_feet = engine_case(engine, walking_load(body, batch))
     began = time.perf_counter()
     run()
-    compile_s = time.perf_counter() - began
-    speed = speeds({"engine": run}, rounds)["engine"] / engine.config.timestep_s
+    return Started(run, on_feet, engine.config.timestep_s, len(body.muscle_names), time.perf_counter() - began)
+
+
+def start_together(combinations: Sequence[tuple[str, str, int]]) -> None:
+    """Compiles engines side by side: a program of MJX keeps one processor busy for half a minute and the GPU idle.
+
+    What does not run is left to be said when it is measured.
+    """
+    from mjx_exo.musculoskeletal.compiled import compile_body
+
+    for body_name in {body_name for body_name, _, _ in combinations}:
+        compile_body(body_name)
+    with ThreadPoolExecutor(max(1, len(combinations))) as pool:
+        for future in [pool.submit(started, *combination) for combination in combinations]:
+            future.exception()
+
+
+def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Physics steps per second of one engine, muscles and readings included, in decisions scanned inside `jit`."""
+    import jax
+    import numpy as np
+
+    from benchmarks.common import speeds
+
+    case = started(body_name, implementation, batch)
+    speed = speeds({"engine": case.run}, rounds)["engine"].per_second / case.timestep_s
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "body": body_name,
-        "muscles": len(body.muscle_names),
+        "muscles": case.muscles,
         "implementation": implementation,
         "batch": batch,
         "physics_steps_per_second": float(np.median(speed)),
         "range": [float(speed.min()), float(speed.max())],
-        "first_call_s": round(compile_s, 1),
+        "first_call_s": round(case.first_call_s, 1),
         "peak_memory_mib": round(memory / 2**20),
-        "share_on_feet": on_feet(),
+        "share_on_feet": case.on_feet(),
     }
 
 
@@ -225,49 +260,80 @@ def judged(summary: dict[str, Any]) -> dict[str, Any]:
 def parts_of(plan: Plan, results: Results) -> dict[str, Callable[[], Any]]:
     """Everything but installing, checking and training, by name, in the order it is done."""
     parts: dict[str, Callable[[], Any]] = {}
-    implementations = [i for i in plan.implementations if i != "warp" or results.parts["check"]["warp"]]
-    for implementation in implementations:
+    for body, implementation, batch in combinations_of(plan, results):
+        parts[throughput_name(body, implementation, batch)] = lambda b=body, i=implementation, n=batch: throughput(
+            b, i, n, plan.rounds
+        )
+    for implementation in implementations_of(plan, results):
         for body in plan.bodies:
             parts[f"parity {body} {implementation}"] = lambda b=body, i=implementation: parity(b, i)
-    for batch in plan.batches:
-        for body in plan.bodies:
-            for implementation in implementations:
-                parts[f"throughput {body} {implementation} {batch}"] = lambda b=body, i=implementation, n=batch: (
-                    throughput(b, i, n, plan.rounds)
-                )
     for body in plan.bodies:
         parts[f"training step {body}"] = lambda b=body: training_step(b, plan.train_envs, plan.rounds)
     return parts
 
 
-def work(plan: Plan, out: Path, clock: Clock, allow_cpu: bool) -> bool:
-    """Does what is missing while there is time; True if nothing is left."""
+def implementations_of(plan: Plan, results: Results) -> list[str]:
+    """The implementations of MJX that are there."""
+    return [i for i in plan.implementations if i != "warp" or results.parts["check"]["warp"]]
+
+
+def combinations_of(plan: Plan, results: Results) -> list[tuple[str, str, int]]:
+    """Body, implementation and batch of every throughput to measure."""
+    return [(b, i, n) for n in plan.batches for b in plan.bodies for i in implementations_of(plan, results)]
+
+
+def throughput_name(body: str, implementation: str, batch: int) -> str:
+    """The name of a throughput's part."""
+    return f"throughput {body} {implementation} {batch}"
+
+
+def work(plan: Plan, out: Path, clock: Clock, allow_cpu: bool, only: str = "") -> bool:
+    """Does what is missing while there is time; True if nothing is left. `only` leaves out what starts otherwise."""
     results = Results(out / "results.json")
     results.put("check", check(allow_cpu))
     from mjx_exo.cache import use_jax_cache
 
     use_jax_cache()
-    for name, part in parts_of(plan, results).items():
-        if results.done(name):
+    missing = [
+        c
+        for c in combinations_of(plan, results)
+        if not results.done(name := throughput_name(*c)) and wanted(name, only)
+    ]
+    parts = parts_of(plan, results)
+    first = [name for name in parts if name.startswith("throughput")]
+    for name in [*first, "train quick", *(name for name in parts if name not in first)]:
+        if results.done(name) or not wanted(name, only):
             continue
-        if clock.left_s() < _PART_S:
+        if clock.left_s() < (_TRAIN_S if name == "train quick" else _PART_S):
             return False
+        if name in first and missing:
+            print(f"compiling {len(missing)} engines side by side …", flush=True)
+            start_together(missing)
+            missing = []
         print(f"{name} …", flush=True)
-        try:
-            value = part()
-        except Exception as error:  # one combination that does not run must not cost the others
-            value = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        if name == "train quick":
+            value: Any = train(plan, out / "quick", clock.left_s() - 0.5 * _PART_S)
+            if value is None:
+                return False
+        else:
+            value = measured(parts[name])
         results.put(name, value)
         print(f"  {json.dumps(value)}", flush=True)
-    if not results.done("train quick"):
-        if clock.left_s() < _TRAIN_S:
-            return False
-        summary = train(plan, out / "quick", clock.left_s() - 0.5 * _PART_S)
-        if summary is None:
-            return False
-        results.put("train quick", summary)
     show(results)
     return True
+
+
+def wanted(name: str, only: str) -> bool:
+    """Whether a part's name starts with one of the comma-separated words of `only`; all do if it is empty."""
+    return not only or name.startswith(tuple(only.split(",")))
+
+
+def measured(part: Callable[[], Any]) -> Any:
+    """A part's result, or why there is none: one combination that does not run must not cost the others."""
+    try:
+        return part()
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
 
 
 def show(results: Results) -> None:
@@ -296,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
     parser.add_argument("--site", type=Path, help="where wheels are unpacked (OUT/site); may be lost between calls")
     parser.add_argument("--minutes", type=float, default=9.0, help="return within about so long (9)")
+    parser.add_argument("--only", default="", help="comma-separated beginnings of parts: throughput,train,parity")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any device: does the script work?")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if arguments.minutes <= 0:
@@ -306,7 +373,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the training is a process beside this one
     if arguments.wheels is not None:
         install(arguments.wheels, (arguments.site or arguments.out / "site").resolve())
-    finished = work(REHEARSAL if arguments.rehearse else Plan(), arguments.out, clock, arguments.rehearse)
+    finished = work(
+        REHEARSAL if arguments.rehearse else Plan(), arguments.out, clock, arguments.rehearse, arguments.only
+    )
     print("all done" if finished else f"not done yet: call again with --out {arguments.out}", flush=True)
     return 0 if finished else CALL_AGAIN
 

@@ -34,16 +34,29 @@ QUICK = TrainConfig(
     ppo=PPOConfig(total_steps=4_200_000, actor=ActorConfig()),
 )
 
+# Standing is learned together with the first steps, while the network is still young.
+UPRIGHT = dataclasses.replace(
+    QUICK,
+    walking=dataclasses.replace(
+        QUICK.walking,
+        wearers=16,
+        wearer_range=WearerRange(passive=_ANY_PASSIVE),
+        command=CommandConfig(speed_m_s=(0.7, 1.6), stand_share=0.15, retry_share=0.3, push_n=30.0),
+        curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=300, widen_updates=200),
+    ),
+    ppo=PPOConfig(total_steps=6_000_000),
+)
+
 WALK = TrainConfig(
     walking=WalkingConfig(
         wearers=16,
         wearer_range=WearerRange(passive=_ANY_PASSIVE),
         clock_freedom=0.2,
         command=CommandConfig(
-            speed_m_s=(0.5, 2.0),
-            slope_rad=(-math.radians(8.0), math.radians(8.0)),
-            stand_share=0.2,
-            retry_share=0.5,
+            speed_m_s=(0.5, 1.95),
+            slope_rad=(-math.radians(7.0), math.radians(7.0)),
+            stand_share=0.1,
+            retry_share=0.3,
             resample_s=5.0,
             push_n=50.0,
         ),
@@ -80,8 +93,9 @@ ASSIST = dataclasses.replace(
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "quick": ("26 muscles, level ground, 1.25 m/s; minutes on a laptop", QUICK),
+    "upright": ("standing and walking at 0.7 to 1.6 m/s on the level, many wearers; ten minutes on a laptop", UPRIGHT),
     "walk": (
-        "standing, all speeds and slopes, many wearers; start it with --from a quick run; half an hour on a laptop",
+        "standing, all speeds and slopes; start it with --from an upright run; half an hour on a laptop",
         WALK,
     ),
     "worn": ("stage 2, first part: the device's weight, motors off; start it with --from", WORN),

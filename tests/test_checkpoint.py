@@ -20,7 +20,7 @@ from mjx_exo.errors import UserError
 from mjx_exo.learning import checkpoint as checkpoint_module
 from mjx_exo.learning.checkpoint import Checkpoints, Manifest, flatten, load_actors
 from mjx_exo.learning.nan_guard import NotFiniteError, replay
-from mjx_exo.learning.policy_file import export_policy, load_policy
+from mjx_exo.learning.policy_file import actor_from_policy, export_policy, load_policy
 from mjx_exo.learning.ppo import PPO
 from mjx_exo.learning.progress import PlainDisplay
 from mjx_exo.learning.run_folder import RunFolder, RunLog
@@ -233,6 +233,21 @@ def test_a_policy_file_moved_alone_acts_the_same(ppo: PPO, state: TrainState, tm
     np.testing.assert_array_equal(policy.act("human", observation), expected)
     np.testing.assert_allclose(jax.jit(policy.act, static_argnums=0)("human", observation), expected, rtol=1e-5)
     assert policy.description["env_steps"] == 500 and policy.description["control_dt_s"] == 0.1
+
+
+def test_an_actor_that_knows_more_actions_starts_from_a_stored_policy(ppo, state, tmp_path):
+    export_policy(tmp_path, ppo, state.actors, manifest(5))
+    policy = load_policy(tmp_path)
+    wider = toy_env()
+    wider.actors = (dataclasses.replace(wider.actors[0], action_size=2), wider.actors[1])
+    learner = PPO(wider, CONFIG)
+    key = jax.random.key(4)
+    actor = learner._init_actor(wider.actors[0], key, state.env)
+    grown = actor_from_policy(actor, policy, "human")
+    observation = jax.random.normal(key, (5, 2))
+    after = np.asarray(learner.mean_action("human", grown, observation))
+    np.testing.assert_allclose(after[:, :1], np.asarray(policy.act("human", observation)), atol=1e-6)
+    assert after.shape == (5, 2) and not after[:, 1].any()
 
 
 def test_a_policy_file_that_does_not_fit_is_refused(ppo: PPO, state: TrainState, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def on_a_machine(monkeypatch):
         }  # fmt: skip
 
     monkeypatch.setattr(cuda_machine, "throughput", throughput)
+    monkeypatch.setattr(cuda_machine, "start_together", lambda combinations: ran.append("compile"))
     monkeypatch.setattr(cuda_machine, "training_step", lambda body, n, rounds: ran.append(f"step {body} {n}") or {})
     monkeypatch.setattr(cuda_machine, "train", lambda plan, folder, seconds: ran.append("train") or {"meets_bar": True})
     return ran
@@ -41,12 +42,21 @@ def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path
     assert not work(Plan(), tmp_path, Clock(0.0), allow_cpu=True)
     assert on_a_machine == []
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
-    assert (
-        on_a_machine[-1] == "train" and len(on_a_machine) == 2 + 2 * 5 + 2 + 1 and "step myolegs 4096" in on_a_machine
-    )
+    assert len(on_a_machine) == 1 + 2 * 4 + 1 + 2 + 2 and "step myolegs 4096" in on_a_machine
+    assert on_a_machine[0] == "compile" and on_a_machine[9] == "train", "what a GPU is needed for most comes first"
     count = len(on_a_machine)
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
     assert len(on_a_machine) == count, "nothing is done twice"
+
+
+def test_parts_can_be_asked_for_alone(on_a_machine, tmp_path):
+    assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True, only="train quick,parity myolegs26")
+    assert on_a_machine == ["train", "parity myolegs26"]
+
+
+def test_engines_that_compile_side_by_side_leave_failures_for_later(monkeypatch):
+    monkeypatch.setattr(cuda_machine, "started", lambda body, i, batch: 1 / 0)
+    cuda_machine.start_together([("myolegs26", "jax", 8), ("myolegs26", "jax", 16)])
 
 
 def test_a_part_that_fails_is_written_down_and_costs_no_other(on_a_machine, tmp_path):

@@ -176,7 +176,9 @@ def test_a_push_moves_the_body_its_way(native, published):
 
 def test_standing_on_both_feet_the_floor_carries_the_weight(engine, starts):
     """The first moments of standing, before the body sways: ground force is weight, shared evenly, pointing up."""
-    state = resting(engine)._replace(qpos=np.repeat(starts.qpos[0, -1:], N, 0))
+    state = resting(engine)
+    state.qpos[:] = 0.0
+    state.qpos[:, 2], state.qpos[:, 3] = starts.standing_height_m[0], 1.0  # straight legs, which do not sag
     state.activation[:] = 0.05
     down = drive(engine, 0.05, gravity_m_s2=DOWN)
     state, _ = engine.step_numpy(state, down, round(0.03 / engine.config.timestep_s))

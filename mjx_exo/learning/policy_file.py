@@ -138,7 +138,9 @@ def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorStat
         count=statistics.count.replace(lo=jnp.full_like(statistics.count.lo, STORED_WEIGHT)),
         summed_variance=STORED_WEIGHT * jnp.square(arrays["std"]),
     )
-    return actor.replace(policy_params=_widened(arrays["params"], actor.policy_params), observation_statistics=statistics)
+    return actor.replace(
+        policy_params=_widened(arrays["params"], actor.policy_params), observation_statistics=statistics
+    )
 
 
 def _widened(stored: Any, fresh: Any) -> Any:

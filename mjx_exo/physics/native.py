@@ -246,11 +246,10 @@ class NativeEngine:
         self._exo_alpha = 1.0 - math.exp(-2.0 * math.pi * actuator_bandwidth_hz(worn) * config.timestep_s)
         self._leg, self._leg_index = _limb_arrays(body, body.leg)
         if body.trunk is None:
-            empty = np.zeros((0, 0), dtype=np.int64)
-            zero = np.zeros(0)
-            none = np.zeros(0, dtype=np.int64)
-            self._trunk = (np.zeros((2, 0)), zero, zero, none, none, np.zeros((0, 0), np.float32), np.zeros((0, 2), dtype=np.int64))
-            self._trunk_index = empty
+            zero, none = np.zeros(0), np.zeros(0, dtype=np.int64)
+            matrix, crossings = np.zeros((0, 0), np.float32), np.zeros((0, 2), dtype=np.int64)
+            self._trunk = (np.zeros((2, 0)), zero, zero, none, none, matrix, crossings)
+            self._trunk_index = np.zeros((0, 0), dtype=np.int64)
         else:
             self._trunk, self._trunk_index = _limb_arrays(body, body.trunk)
 

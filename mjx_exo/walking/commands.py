@@ -26,11 +26,14 @@ class Command(NamedTuple):
 
 
 def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array) -> Command:
-    """Fresh commands, already reached. `widen` (0…1) opens the ranges from their middle and the share of standing."""
+    """Fresh commands, already reached. `widen` (0…1) opens the ranges from their middle.
+
+    Standing is asked for from the start: who has learned to walk only does not find it any more.
+    """
     speed_key, slope_key = jax.random.split(key)
     speed = _draw(speed_key, config.speed_m_s, num_envs, widen)
     if config.stand_share > 0:
-        stand = jax.random.uniform(jax.random.fold_in(speed_key, 1), (num_envs,)) < config.stand_share * widen
+        stand = jax.random.uniform(jax.random.fold_in(speed_key, 1), (num_envs,)) < config.stand_share
         speed = jnp.where(stand, 0.0, speed)
     slope = _draw(slope_key, config.slope_rad, num_envs, widen)
     return Command(speed, speed, slope, slope, jnp.zeros((num_envs, 3)), jnp.zeros(num_envs))
