@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             )  # fmt: skip
         run(
             "the student learns from the teacher", "mjx_exo.distill", arguments.teacher, "--out", str(out / "student"),
-            "--rounds", str(arguments.rounds), "--check-wearers", "2", "--check-seconds", "8",
+            "--rounds", str(arguments.rounds), "--check-wearers", "2", "--check-seconds", "10",
         )  # fmt: skip
         onnx = out / "student.onnx"
         run("the student becomes an ONNX file", "export.to_onnx", str(out / "student"), "--out", str(onnx))

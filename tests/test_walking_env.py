@@ -8,14 +8,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from mjx_exo.errors import UserError
+from mjx_exo.musculoskeletal.bodies import BODIES
+from mjx_exo.musculoskeletal.compiled import compile_body
+from mjx_exo.musculoskeletal.skeleton import ContactOptions
+from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, held
+from mjx_exo.walking.start_states import build_start_states, standing_row
 
 N = 16
 
@@ -191,6 +197,25 @@ def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
     assert held(state).all() and set(np.asarray(state.phase).tolist()) <= {0.0, 0.5}
     walking = env.with_command(reset(jax.random.key(0)), jnp.full(N, 1.25), jnp.zeros(N))
     assert not held(walking).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
+
+
+@pytest.mark.parametrize("body_name", BODIES)
+def test_who_stands_has_the_weight_between_heels_and_toes_on_every_slope(body_name):
+    body = compile_body(body_name)
+    starts = build_start_states(body, (Wearer(),), 0.9)
+    model = mujoco.MjModel.from_xml_string(body.model_xml(Wearer(), 0.005, ContactOptions()))
+    data = mujoco.MjData(model)
+    soles = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE)
+    for slope_deg in (-7.0, -3.0, 0.0, 2.0, 7.0):
+        slope = math.radians(slope_deg)
+        data.qpos[:] = starts.qpos[0, int(standing_row(jnp.float32(slope)))]
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        centre = data.subtree_com[0]
+        above = centre[0] - math.tan(slope) * centre[2]  # where gravity through it meets the floor
+        places = data.geom_xpos[soles]
+        assert places[:, 0].min() + 0.04 < above < places[:, 0].max() - 0.08, slope_deg
+        assert np.abs(places[:, 2] - model.geom_size[soles, 0]).max() < 0.004, "soles lie flat"
 
 
 def test_uphill_gravity_pulls_back():

@@ -25,7 +25,7 @@ from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
 from mjx_exo.walking.gait_clock import advance_clock, clock_frequency_hz, held
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
-from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states
+from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
 from mjx_exo.walking.walkers import Walkers
 
@@ -152,8 +152,9 @@ class WalkingEnv:
         """A fresh state with given commands [N], no pushes; at about the commanded speed, or standing at zero."""
         scale = (speed_m_s / jnp.maximum(state.command.speed_m_s, 0.1))[:, None]
         zeros, still = jnp.zeros(self.num_envs), standing(speed_m_s)
-        upright = self._starts["qpos"][self.walkers.wearer_of, PHASES]
-        sensors = jnp.where(still[:, None], self._starts["sensors"][self.walkers.wearer_of, PHASES], state.sensors)
+        row = (self.walkers.wearer_of, standing_row(slope_rad))
+        upright = self._starts["qpos"][row]
+        sensors = jnp.where(still[:, None], self._starts["sensors"][row], state.sensors)
         return self.observed(
             state.replace(
                 command=Command(speed_m_s, speed_m_s, slope_rad, slope_rad, jnp.zeros((self.num_envs, 3)), zeros),
@@ -282,7 +283,8 @@ class WalkingEnv:
         n = self.num_envs
         phase_key, speed_key, noise_key, act_key = jax.random.split(key, 4)
         still = standing(command.speed_m_s)
-        index = jnp.where(still, PHASES, jax.random.randint(phase_key, (n,), 0, PHASES))
+        drawn = jax.random.randint(phase_key, (n,), 0, PHASES)
+        index = jnp.where(still, standing_row(command.slope_rad), drawn)
         phase = self._starts["phase"][index] + 0.5 * (still & jax.random.bernoulli(act_key, shape=(n,)))
         scale = command.speed_m_s / REFERENCE_SPEED_M_S * jax.random.uniform(speed_key, (n,), minval=0.85, maxval=1.1)
         qpos = self._starts["qpos"][self.walkers.wearer_of, index]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jax import Array
 from scipy.interpolate import CubicSpline
 
 from mjx_exo.musculoskeletal.compiled import CompiledBody
@@ -21,6 +23,8 @@ from mjx_exo.physics.interface import ROOT_QPOS, ROOT_QVEL
 
 REFERENCE_SPEED_M_S = 1.25
 PHASES = 24
+# Who stands on a slope stands upright in space, so there is a posture for each of these; the level is the middle one.
+STANDING_SLOPES_RAD = np.radians(np.arange(-10.0, 11.0, 2.0))
 
 # Phase of the leading leg; hip flexion, knee flexion, ankle dorsiflexion of the leading and of the other leg, degrees.
 _POSTURES = (
@@ -37,12 +41,12 @@ _SINK_M = 0.002  # the lowest sphere starts this far in the floor, so that it ca
 
 @dataclasses.dataclass(frozen=True)
 class StartStates:
-    """States of K wearers at P phases of the right leg, walking at `REFERENCE_SPEED_M_S`; one more row for standing."""
+    """States of K wearers at P phases of the right leg, walking at `REFERENCE_SPEED_M_S`, then standing on S slopes."""
 
-    phase: np.ndarray  # [P + 1], 0…1; the last row is standing
-    qpos: np.ndarray  # [K, P + 1, nq]
-    qvel: np.ndarray  # [K, P + 1, nv]; zero for standing
-    sensors: np.ndarray  # [K, P + 1, 36]
+    phase: np.ndarray  # [P + S], 0…1; 0 for standing
+    qpos: np.ndarray  # [K, P + S, nq]
+    qvel: np.ndarray  # [K, P + S, nv]; zero for standing
+    sensors: np.ndarray  # [K, P + S, 36]
     standing_height_m: np.ndarray  # [K] pelvis height with straight legs
 
 
@@ -70,13 +74,14 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
     phase = np.arange(PHASES) / PHASES
     angles, velocities = gait_posture(phase, frequency_hz)
     names = body.joint_names
-    joint_angle = np.zeros((PHASES + 1, len(names)))
-    joint_velocity = np.zeros_like(joint_angle)
+    rows = PHASES + len(STANDING_SLOPES_RAD)
+    joint_angle, joint_velocity = np.zeros((rows, len(names))), np.zeros((rows, len(names)))
     hip, knee, ankle = np.radians(_STANDING)
+    tilt = np.zeros(rows)
+    tilt[PHASES:] = ankle + hip - knee + STANDING_SLOPES_RAD
     for suffix in ("_r", "_l"):
-        for joint, angle in zip(_JOINTS, (hip, knee, ankle), strict=True):
-            joint_angle[PHASES, names.index(joint + suffix)] = angle
-    tilt = ankle + hip - knee
+        for joint, angle in zip(_JOINTS, (hip, knee, ankle + STANDING_SLOPES_RAD), strict=True):
+            joint_angle[PHASES:, names.index(joint + suffix)] = angle
     for name, value in angles.items():
         joint_angle[:PHASES, names.index(name)] = value
         joint_velocity[:PHASES, names.index(name)] = velocities[name]
@@ -85,24 +90,23 @@ def build_start_states(body: CompiledBody, wearers: tuple[Wearer, ...], frequenc
         model = mujoco.MjModel.from_xml_string(body.model_xml(wearer, 0.005, ContactOptions()))
         data = mujoco.MjData(model)
         heights.append(_pelvis_height(model, data))
-        rows = []
-        for k in range(PHASES + 1):
+        states = []
+        for k in range(rows):
             mujoco.mj_resetData(model, data)
             data.qpos[ROOT_QPOS:] = joint_angle[k]
-            if k == PHASES:
-                data.qpos[3:7] = math.cos(0.5 * tilt), 0.0, math.sin(0.5 * tilt), 0.0
+            data.qpos[3:7] = math.cos(0.5 * tilt[k]), 0.0, math.sin(0.5 * tilt[k]), 0.0
             data.qpos[2] = _pelvis_height(model, data)
             if k < PHASES:
                 data.qvel[0] = REFERENCE_SPEED_M_S
                 data.qvel[ROOT_QVEL:] = joint_velocity[k]
             mujoco.mj_forward(model, data)
-            rows.append((data.qpos.copy(), data.qvel.copy(), data.sensordata.copy()))
-        q, v, s = map(np.stack, zip(*rows, strict=True))
+            states.append((data.qpos.copy(), data.qvel.copy(), data.sensordata.copy()))
+        q, v, s = map(np.stack, zip(*states, strict=True))
         qpos.append(q)
         qvel.append(v)
         sensors.append(s)
     return StartStates(
-        phase=np.append(phase, 0.0),
+        phase=np.append(phase, np.zeros(rows - PHASES)),
         qpos=np.stack(qpos).astype(np.float32),
         qvel=np.stack(qvel).astype(np.float32),
         sensors=np.stack(sensors).astype(np.float32),
@@ -115,3 +119,10 @@ def _pelvis_height(model: mujoco.MjModel, data: mujoco.MjData) -> float:
     spheres = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE)
     mujoco.mj_kinematics(model, data)
     return float(-_SINK_M - (data.geom_xpos[spheres, 2] - model.geom_size[spheres, 0]).min())
+
+
+def standing_row(slope_rad: Array) -> Array:
+    """[N] rows of `StartStates` for standing on slopes [N]."""
+    step = STANDING_SLOPES_RAD[1] - STANDING_SLOPES_RAD[0]
+    nearest = jnp.round((slope_rad - STANDING_SLOPES_RAD[0]) / step).astype(jnp.int32)
+    return PHASES + jnp.clip(nearest, 0, len(STANDING_SLOPES_RAD) - 1)
