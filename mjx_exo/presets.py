@@ -118,6 +118,8 @@ def continued(config: TrainConfig) -> TrainConfig:
         std_start=min(config.ppo.actor.std_start, 0.35),
         std_floor_share=0.8,
         kl_target=0.02,
+        learning_rate=1e-4,
+        value_first=0.01,
         noise_falls_after_s=1e3,  # longer than any episode: the noise falls with the share of the run alone
         noise_falls_latest=0.55,
         noise_fall_share=0.35,

@@ -131,6 +131,22 @@ def test_a_waiting_actor_may_explore() -> None:
     assert not same(batch.actors["human"].action, batch.actors["human"].mean)
 
 
+def test_a_policy_without_a_value_function_waits_for_it() -> None:
+    env = ToyEnv()
+    ppo = PPO(env, toy_config(env, exo=dataclasses.replace(QUICK, value_first=0.5)))
+    iteration = jax.jit(ppo.train_iteration)
+    state = ppo.init(jax.random.key(0))
+    first = state.actors["exo"]
+    for _ in range(ppo.updates // 2):
+        state, _ = iteration(state)
+    waited = state.actors["exo"]
+    assert same(waited.policy_params["params"]["Dense_0"], first.policy_params["params"]["Dense_0"])
+    assert waited.learning_rate == first.learning_rate
+    assert not same(waited.value_params, first.value_params)
+    state, _ = iteration(state)
+    assert not same(state.actors["exo"].policy_params["params"]["Dense_0"], first.policy_params["params"]["Dense_0"])
+
+
 def test_inputs_scaled_by_hand_are_not_normalised(both: Course) -> None:
     statistics = both.last.actors["human"].observation_statistics
     assert statistics.mean[1] == 0 and statistics.std[1] == 1

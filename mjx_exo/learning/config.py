@@ -56,6 +56,9 @@ class ActorConfig:
     """Share of the run (0..1) that the whole fall from `std_start` to `std_end` takes."""
     learns_from: float = 0.0
     """Share of the run (0..1) after which this actor learns; 1 keeps it as it is for the whole run."""
+    value_first: float = 0.0
+    """Share of the run (0..1) in which the policy stays as it is while its value function learns; for a policy that
+    comes without one."""
     noise_before_learning: bool = False
     """Whether the actor explores while it does not learn yet; otherwise it acts by its mean."""
 
@@ -67,7 +70,7 @@ class ActorConfig:
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         _require("kl_factor", self.kl_factor, self.kl_factor > 1, "above 1")
         _require("clip", self.clip, 0 < self.clip < 1, "between 0 and 1")
-        for name in ("discount", "gae_lambda", "noise_falls_latest", "learns_from"):
+        for name in ("discount", "gae_lambda", "noise_falls_latest", "learns_from", "value_first"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
         _require("noise_fall_share", self.noise_fall_share, 0 < self.noise_fall_share <= 1, "above 0, at most 1")
         _require("std_floor_share", self.std_floor_share, 0 < self.std_floor_share <= 1, "above 0, at most 1")

@@ -222,6 +222,8 @@ class PPO:
         config, nets = self.config.of(spec.name), self.networks[spec.name]
         data, value_stats = self._targets(spec, actor, batch)
         size = self.steps_per_update // self.config.minibatches
+        waits = batch.stats["progress"] < config.value_first
+        rate = jnp.where(waits, 0.0, actor.learning_rate)
 
         def gradient_step(carry: Any, minibatch: dict[str, jax.Array]) -> tuple[Any, Stats]:
             policy_params, value_params, policy_optimizer, value_optimizer = carry
@@ -229,9 +231,7 @@ class PPO:
                 policy_params, minibatch, nets, config, actor
             )
             loss, value_gradient = jax.value_and_grad(losses.value_loss)(value_params, minibatch, nets)
-            policy_params, policy_optimizer = _descend(
-                config, policy_params, policy_gradient, policy_optimizer, actor.learning_rate
-            )
+            policy_params, policy_optimizer = _descend(config, policy_params, policy_gradient, policy_optimizer, rate)
             value_params, value_optimizer = _descend(
                 config, value_params, value_gradient, value_optimizer, config.value_learning_rate
             )
@@ -255,7 +255,7 @@ class PPO:
             value_params=end[1],
             policy_optimizer=end[2],
             value_optimizer=end[3],
-            learning_rate=losses.steer(config, actor.learning_rate, kl),
+            learning_rate=jnp.where(waits, actor.learning_rate, losses.steer(config, actor.learning_rate, kl)),
             noise_fallen=losses.let_noise_fall(config, actor.noise_fallen, batch.stats, self.updates),
         )
         stats = {name: jnp.mean(value) for name, value in stats.items()} | value_stats | {"kl": kl}
