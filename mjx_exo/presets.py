@@ -55,12 +55,12 @@ WALK = TrainConfig(
         command=CommandConfig(
             speed_m_s=(0.5, 1.95),
             slope_rad=(-math.radians(7.0), math.radians(7.0)),
-            stand_share=0.1,
-            retry_share=0.3,
+            stand_share=0.15,
+            retry_share=0.15,
             resample_s=5.0,
             push_n=50.0,
         ),
-        curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=500, widen_updates=100),
+        curriculum=CurriculumConfig(start_episode_s=8.3, rise_updates=500, widen_updates=250),
         loose=dataclasses.replace(LOOSE, speed=1.0, alive=0.2),
         strict=REFINED,
     ),
@@ -111,18 +111,22 @@ def preset(name: str) -> TrainConfig:
 
 
 def continued(config: TrainConfig) -> TrainConfig:
-    """The configuration for somebody who can walk already: less but lasting noise, larger steps, commands first."""
-    curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=0.15)
+    """The configuration for somebody who can walk already.
+
+    Rewards are strict from the first update on and stay so: who is allowed to walk carelessly for a while bends the
+    knees and lands on the toes, and keeps that. There is little noise, commands open only as fast as they are
+    mastered, and the value function comes first, because a policy that learns from a fresh one is thrown.
+    """
+    curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=1.0, fall_back=0.0)
     actor = dataclasses.replace(
         config.ppo.actor,
-        std_start=min(config.ppo.actor.std_start, 0.35),
-        std_floor_share=0.8,
+        std_start=min(config.ppo.actor.std_start, 0.13),
+        std_floor_share=0.7,
         kl_target=0.02,
         learning_rate=1e-4,
         value_first=0.01,
-        noise_falls_after_s=1e3,  # longer than any episode: the noise falls with the share of the run alone
-        noise_falls_latest=0.55,
-        noise_fall_share=0.35,
+        noise_falls_latest=0.0,
+        noise_fall_share=0.3,
     )
     return dataclasses.replace(
         config,

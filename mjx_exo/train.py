@@ -132,13 +132,14 @@ def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> in
         options=trainer.RunOptions(resume_command=command),
         mesh=mesh,
     )
-    if not result.finished:
-        return 130
     if not leads(mesh):
-        return 0
+        return 0 if result.finished else 130
     from mjx_exo.gait.files import plain
-    from mjx_exo.training_report import finish_run
+    from mjx_exo.training_report import finish_run, keep_policy
 
+    if not result.finished:
+        keep_policy(config, env, result, folder)  # so that another run can start from this one as it is
+        return 130
     summary = finish_run(config, result, folder)
     print(json.dumps(plain(summary), indent=2, allow_nan=False))
     print(f"results: {folder}/summary.json, {folder}/walking.png, {folder}/learning.png")

@@ -60,6 +60,16 @@ def check_walking(config: TrainConfig, actors: dict[str, ActorState], seed: int 
     return env, run_trials(env, act, state, TRIAL_S)
 
 
+def keep_policy(config: TrainConfig, env: WalkingEnv, result: Any, folder: Path) -> None:
+    """Writes the run folder's policy/ from a training's result, finished or not; `env` has the training's actors."""
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    manifest = Manifest(
+        identity(config.walking), settings, versions(), config.seed, result.updates, result.env_steps,
+        result.wall_seconds,
+    )  # fmt: skip
+    export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
+
+
 def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]:
     """Walks the trained policy, writes summary.json and the pictures into the run folder, returns the summary."""
     env, trials = check_walking(config, result.state.actors)
@@ -71,12 +81,7 @@ def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]
         "seed": config.seed,
         "body": config.walking.body,
     }
-    settings = json.loads((folder / "config.json").read_text())["settings"]
-    manifest = Manifest(
-        identity(config.walking), settings, versions(), config.seed, result.updates, result.env_steps,
-        result.wall_seconds,
-    )  # fmt: skip
-    export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
+    keep_policy(config, env, result, folder)
     write_json(folder / "summary.json", summary)
     draw_run(recordings, summary["speed_command_m_s"], folder)
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -91,6 +92,18 @@ def test_help_names_presets_and_fields(capsys):
     text = capsys.readouterr().out
     for word in ("--preset", "--resume", "--walking.body", "--ppo.total-steps", "quick", "walk"):
         assert word in text
+
+
+def test_a_stopped_run_leaves_a_policy_that_another_can_start_from(tmp_path, monkeypatch):
+    from mjx_exo.learning import trainer
+    from mjx_exo.teacher import load_teacher
+
+    sizes = ["--walking.num-envs", "16", "--ppo.total-steps", "1024", "--ppo.unroll", "16"]
+    monkeypatch.setattr(trainer, "_stop_signals", lambda: contextlib.nullcontext(["SIGTERM"]))
+    assert train.main(["--out", str(tmp_path / "stopped"), *sizes]) == 130
+    assert load_teacher(tmp_path / "stopped").policy.description["env_steps"] == 256
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    assert train.main(["--from", str(tmp_path / "stopped"), "--out", str(tmp_path / "next"), *sizes]) == 130
 
 
 def test_a_short_run_leaves_summary_policy_and_pictures(tmp_path):
