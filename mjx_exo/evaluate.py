@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m mjx_exo.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("policy", help="run folder, policy folder or name of a pretrained policy")
-    p.add_argument("--out", type=Path, help="folder of the report (default: evaluation/ beside the policy)")
+    p.add_argument("--out", type=Path, help="folder of the report (default: evaluation/ in the policy's folder)")
     p.add_argument("--speeds", default="0.6:1.8:0.2", help="m/s, LOW:HIGH:STEP or a list 0.8,1.2 (0.6:1.8:0.2)")
     p.add_argument("--slopes", default="-6:6:2", help="degrees, uphill positive (-6:6:2; write --slopes=-6:6:2)")
     p.add_argument("--trials", type=int, default=TRIALS, help=f"trials per cell ({TRIALS})")
@@ -113,10 +113,15 @@ def main(argv: list[str] | None = None) -> int:
     use_jax_cache()
     teacher = load_teacher(arguments.policy)
     kind = "evaluation" if arguments.controller is None else f"evaluation-{arguments.controller.stem}"
-    out = arguments.out or find_policy(arguments.policy).parent / kind
+    out = arguments.out or report_folder(find_policy(arguments.policy), kind)
     page = evaluate(teacher, speeds, slopes, arguments, out)
     print(f"report: {page}")
     return 0
+
+
+def report_folder(policy: Path, kind: str) -> Path:
+    """Where a policy's report goes: into its folder, or its run's, where the policy has a folder of its own."""
+    return (policy.parent if policy.name == "policy" else policy) / kind
 
 
 def evaluate(

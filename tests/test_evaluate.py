@@ -118,6 +118,11 @@ def walked_groups(monkeypatch, walker):
     return groups
 
 
+def test_a_report_goes_into_the_folder_of_its_policy_or_run():
+    assert evaluate.report_folder(Path("runs/a/policy"), "evaluation") == Path("runs/a/evaluation")
+    assert evaluate.report_folder(Path("policies/pretrained/walker"), "evaluation").parent.name == "walker"
+
+
 def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path, walked_groups):
     cells = [(1.0, 0.0), (1.2, 0.0), (9.9, 0.0), (1.4, 0.0)]
     said = []

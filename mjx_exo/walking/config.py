@@ -32,15 +32,18 @@ class RewardWeights:
 
 
 LOOSE = RewardWeights()
-# Maintenance heat keeps the first walk off a deep crouch, from which no later learning found back to a human knee;
-# once the stance leg is nearly straight it goes, and the stretch of the back of the knee keeps the knee a little bent.
+# Maintenance heat keeps the first walk off a deep crouch; the stretch of the back of the knee keeps the knee a little
+# bent.
 STRICT = RewardWeights(
     effort=-5.0, maintenance=-0.5, limits=-0.01, impact=-0.3, loading=-2.0, stretch=-2.0, rotation=-0.03,
     smoothness=-0.05, hip_rotation=-0.3, leg_clearance=-0.3, toe_clearance=-0.3,
 )  # fmt: skip
+# For somebody who can walk: enough upkeep and stretch to straighten a bent knee, heels down first, and speed worth
+# less than all of it together, or the walker buys safety with a crouch.
 REFINED = dataclasses.replace(
-    STRICT, speed=1.5, alive=0.3, maintenance=0.0, limits=-0.015, stretch=-3.0, smoothness=-0.08, hip_rotation=-1.0
-)
+    STRICT, speed=1.2, alive=0.3, heel_first=0.5, effort=-6.0, maintenance=-1.5, limits=-0.015, loading=-1.0,
+    stretch=-8.0, smoothness=-0.08, hip_rotation=-1.0,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
