@@ -1,9 +1,10 @@
 """Is the wearer walking? Judged from the two thigh gyroscopes alone, because a policy trained on walking means nothing
 while its wearer sits, stands, shuffles or stumbles.
 
-A stride is the time between two swing starts of one thigh (the angular velocity rises through a threshold after having
-been below its negative). It counts when it lasts 0.4–2 s, swings far enough, and the other thigh starts about half a
-stride away. Several good strides in a row say yes; misfits, silence or standing still say no, sooner than yes.
+A stride is the time between two swing starts of one thigh (the angular velocity rises through a threshold after the
+thigh has moved backwards for a while; a heel strike throws it forwards, too, but not after moving back). It counts when
+it lasts 0.4–2 s, swings far enough, and the other thigh starts about half a stride away. Several good strides in a row
+say yes; misfits, silence or standing still say no, sooner than yes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 
 STRIDE_S = (0.4, 2.0)
 THRESHOLD_RAD_S = 0.35  # half width of the band that a swing start has to cross, at least
+BACK_S = 0.1  # below the band, all together since the last swing: a stance is longer, the end of a swing shorter
 BAND_SHARE = 0.15  # and of the recent peak-to-peak: around heel strike a thigh swings back and forth a little
 ENVELOPE_S = 2.0  # how long a peak is remembered
 SWING_RAD_S = 0.8  # forward swing reaches at least this
@@ -31,24 +33,29 @@ class _Thigh:
     def __init__(self) -> None:
         self.filtered = 0.0
         self.top = self.bottom = 0.0  # envelope
-        self.was_back = False
+        self.back = 0  # samples below the band since the last swing start
         self.start: int | None = None
         self.stride = 0  # samples
         self.high = 0.0
         self.low = 0.0
 
-    def update(self, value: float, tick: int, blend: float, keep: float) -> tuple[float, float, float] | None:
-        """(stride in samples, peak, trough) when a stride ends here, else None. `keep` is the envelope's per sample."""
+    def update(
+        self, value: float, tick: int, blend: float, keep: float, back: float
+    ) -> tuple[float, float, float] | None:
+        """(stride in samples, peak, trough) when a stride ends here, else None.
+
+        `keep` is the envelope's per sample; `back` how many samples below the band a swing needs before it.
+        """
         self.filtered += blend * (value - self.filtered)
         self.high, self.low = max(self.high, self.filtered), min(self.low, self.filtered)
         self.top, self.bottom = max(keep * self.top, self.filtered), min(keep * self.bottom, self.filtered)
         threshold = max(THRESHOLD_RAD_S, BAND_SHARE * (self.top - self.bottom))
         if self.filtered < -threshold:
-            self.was_back = True
-        if not self.was_back or self.filtered <= threshold:
+            self.back += 1
+        if self.back < back or self.filtered <= threshold:
             return None
         stride = None if self.start is None else (float(tick - self.start), self.high, self.low)
-        self.start, self.was_back = tick, False
+        self.start, self.back = tick, 0
         self.high = self.low = self.filtered
         return stride
 
@@ -59,6 +66,7 @@ class WalkingDetector:
     def __init__(self, rate_hz: float):
         self._rate_hz = rate_hz
         self._keep = math.exp(-1.0 / (ENVELOPE_S * rate_hz))
+        self._back = BACK_S * rate_hz
         self._blend = 1.0 - math.exp(-2.0 * math.pi * FILTER_HZ / rate_hz)
         self.reset()
 
@@ -74,7 +82,7 @@ class WalkingDetector:
         """Thigh angular velocities, flexion positive. Returns whether the wearer is walking."""
         self._tick += 1
         for side, value in enumerate((right_rad_s, left_rad_s)):
-            stride = self._thighs[side].update(value, self._tick, self._blend, self._keep)
+            stride = self._thighs[side].update(value, self._tick, self._blend, self._keep, self._back)
             if stride is not None:
                 self._judge(side, *stride)
         still = all(abs(thigh.filtered) < STILL_RAD_S for thigh in self._thighs)
