@@ -32,8 +32,8 @@ REFINE_S = 0.1
 
 SMOOTH_HZ = 6.0
 """Cut-off of the zero-phase filter on gyroscopes; the swing of a thigh is below it."""
-SWING_SHARE = 0.65
-"""A thigh that peaks early in swing may go on forward this share of the stride before it turns."""
+FUNDAMENTAL = 1.2
+"""Cut-off, in stride frequencies, of the zero-phase filter that leaves little more than one swing per stride."""
 PERIOD_RANGE_S = (0.6, 2.2)
 """Stride times looked for in a gyroscope's signal."""
 
@@ -117,7 +117,11 @@ def heel_strikes_from_gyro(time_s: np.ndarray, gyro_rad_s: np.ndarray) -> np.nda
 
 
 def thigh_reversals(time_s: np.ndarray, gyro_rad_s: np.ndarray) -> np.ndarray:
-    """[K] instants at which one thigh stops swinging forward, seconds: the downward zero crossing after each peak."""
+    """[K] instants at which one thigh turns from forwards to backwards, by the fundamental of its motion, seconds.
+
+    The raw signal is no good for this: whether it crosses zero before heel strike or only in the jolt after it differs
+    between wearers, and from stride to stride.
+    """
     velocity = np.nan_to_num(np.asarray(gyro_rad_s, float))
     dt_s = (time_s[-1] - time_s[0]) / (time_s.size - 1)
     if time_s.size * dt_s < 2 * PERIOD_RANGE_S[0] or dt_s > 0.021:
@@ -127,18 +131,15 @@ def thigh_reversals(time_s: np.ndarray, gyro_rad_s: np.ndarray) -> np.ndarray:
     period_s = stride_period_s(dt_s, velocity)
     if period_s is None:
         return np.empty(0)
-    peaks, _ = signal.find_peaks(
-        velocity, height=0.5 * np.percentile(velocity, 98), distance=max(1, round(0.6 * period_s / dt_s))
-    )
-    found = []
-    for peak in peaks:
-        window = velocity[peak : peak + math.ceil(SWING_SHARE * period_s / dt_s)]
-        below = np.flatnonzero(window <= 0.0)
-        if below.size:
-            after = peak + below[0]
-            share = velocity[after - 1] / (velocity[after - 1] - velocity[after])
-            found.append(time_s[after - 1] + share * dt_s)
-    return np.array(found)
+    narrow = signal.butter(2, FUNDAMENTAL / period_s, fs=1.0 / dt_s, output="sos")
+    pad = min(time_s.size - 1, 2 * round(period_s / dt_s))
+    velocity = signal.sosfiltfilt(narrow, velocity, padlen=pad)
+    before, after = velocity[:-1], velocity[1:]
+    falls = np.flatnonzero((before > 0.0) & (after <= 0.0))
+    usual = 0.5 * np.percentile(velocity, 98)
+    swing = round(0.5 * period_s / dt_s)
+    falls = np.array([k for k in falls if velocity[max(0, k - swing) : k + 1].max() >= usual], int)
+    return time_s[falls] + dt_s * before[falls] / (before[falls] - after[falls])
 
 
 def stride_period_s(dt_s: float, velocity: np.ndarray) -> float | None:

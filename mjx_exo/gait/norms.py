@@ -124,14 +124,13 @@ def curve(name: str, at: np.ndarray = PERCENT) -> NormCurve:
 
 
 def thigh_reversal_percent() -> float:
-    """Where in the cycle the thigh stops swinging forward: the peak of the norm's hip flexion in swing, percent.
+    """Where in the cycle the thigh turns back, by the fundamental of the norm's hip flexion: its maximum, percent.
 
-    This is the event a thigh gyroscope shows (zero crossing from positive to negative), so it places strides found
-    from a gyroscope alone on the same axis as strides that start with heel strike. The slow pelvic tilt is neglected.
+    This is the event found in a thigh gyroscope (`contact.thigh_reversals`), so it places strides found from a
+    gyroscope alone on the same axis as strides that start with heel strike. The slow pelvic tilt is neglected.
     """
-    table = np.array(_HIP_FLEXION_DEG)
-    top = int(np.argmax(table[:, 1]))
-    return float(table[top, 0] + (table[1, 0] - table[0, 0]) * parabola_offset(*table[top - 1 : top + 2, 1]))
+    angle_deg = np.array(_HIP_FLEXION_DEG)[:-1, 1]  # the last row repeats the first instant
+    return float(-np.angle(np.fft.rfft(angle_deg)[1]) / (2.0 * np.pi) * 100.0 % 100.0)
 
 
 @dataclass(frozen=True)
