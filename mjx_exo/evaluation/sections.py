@@ -138,14 +138,18 @@ def lead(teacher: Any, arguments: argparse.Namespace) -> list[str]:
         "over speed and slope rather than at its height.",
         f"A gait clock rewards a foot that stands from {begin:.0%} to {end:.0%} of its cycle, so stance and double "
         "support are steered, not found."
-        + ("" if clock_is_given(teacher) else f" Its frequency may be bent by ±{walking.clock_freedom:.0%}."),
+        + ("" if walking.clock_freedom == 0 else f" Its frequency may be bent by ±{walking.clock_freedom:.0%}."),
     ]
     return lines
 
 
+FREE_FROM = 0.1
+"""A gait clock that may be bent by less than this share still decides the cadence: it counts as given."""
+
+
 def clock_is_given(teacher: Any) -> bool:
-    """Whether the gait clock's frequency follows from the commanded speed alone."""
-    return teacher.config.walking.clock_freedom == 0
+    """Whether the commanded speed decides the gait clock's frequency."""
+    return teacher.config.walking.clock_freedom < FREE_FROM
 
 
 def by_construction(teacher: Any) -> tuple[str, ...]:
