@@ -150,3 +150,13 @@ def test_auto_takes_force_where_there_is_some():
     walker = normal_walking()
     assert np.isfinite(find_strides(walker)[0].toe_off_s)
     assert np.isnan(find_strides(dataclasses.replace(walker, ground_force_n=None))[0].toe_off_s)
+
+
+def test_the_jolt_of_a_heel_strike_does_not_move_strides_from_a_gyroscope():
+    time_s = np.arange(0.0, 20.0, 0.01)
+    phase = time_s / 1.1 % 1.0
+    smooth = 2.5 * np.sin(2.0 * np.pi * phase) - 0.4
+    jolt = 3.5 * np.exp(-(((phase - 0.55) / 0.02) ** 2)) - 1.5 * np.exp(-(((phase - 0.48) / 0.02) ** 2))
+    plain, jolted = (contact.heel_strikes_from_gyro(time_s, signal) for signal in (smooth, smooth + jolt))
+    assert len(plain) == len(jolted) >= 15
+    assert np.abs(plain - jolted)[1:-1].max() < 0.04 * 1.1

@@ -434,6 +434,21 @@ def test_walking_is_seen_within_four_strides_and_kept(stride_s, size):
     assert all(verdicts[round(4 * stride_s * 100) :])
 
 
+def jolted_gyro(t: float) -> tuple[float, float]:
+    """Steps whose heel strikes throw the thigh back and forth once more, as a hard landing does."""
+
+    def thigh(phase: float) -> float:
+        if 0.48 <= phase < 0.54:
+            return -1.6
+        return 3.0 if 0.54 <= phase < 0.60 else 2.5 * math.sin(2.0 * math.pi * phase)
+
+    return thigh(t / 1.1 % 1.0), thigh((t / 1.1 + 0.5) % 1.0)
+
+
+def test_a_hard_heel_strike_is_no_swing():
+    assert all(detector(jolted_gyro, 20.0)[500:])
+
+
 @pytest.mark.parametrize(
     "motion",
     [
