@@ -191,14 +191,12 @@ def start_together(combinations: Sequence[tuple[str, str, int]]) -> None:
 
 def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> dict[str, Any]:
     """Physics steps per second of one engine, muscles and readings included, in decisions scanned inside `jit`."""
-    import jax
     import numpy as np
 
     from benchmarks.common import speeds
 
     case = started(body_name, implementation, batch)
     speed = speeds({"engine": case.run}, rounds)["engine"].per_second / case.timestep_s
-    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "body": body_name,
         "muscles": case.muscles,
@@ -207,7 +205,6 @@ def throughput(body_name: str, implementation: str, batch: int, rounds: int) -> 
         "physics_steps_per_second": float(np.median(speed)),
         "range": [float(speed.min()), float(speed.max())],
         "first_call_s": round(case.first_call_s, 1),
-        "peak_memory_mib": round(memory / 2**20),
         "share_on_feet": case.on_feet(),
     }
 
@@ -301,6 +298,9 @@ def work(plan: Plan, out: Path, clock: Clock, allow_cpu: bool, only: str = "") -
     ]
     parts = parts_of(plan, results)
     first = [name for name in parts if name.startswith("throughput")]
+    for word in filter(None, only.split(",")):
+        if not any(name.startswith(word) for name in ("train quick", *parts)):
+            raise UserError(f"--only {word} is no part; parts begin with throughput, train, parity or training step")
     for name in [*first, "train quick", *(name for name in parts if name not in first)]:
         if results.done(name) or not wanted(name, only):
             continue
@@ -343,10 +343,9 @@ def show(results: Results) -> None:
     rows = [v for k, v in results.parts.items() if k.startswith("throughput") and "failed" not in v]
     print_table(
         "Physics steps per second, 5 ms, muscles and readings included",
-        ("muscles", "implementation", "batch", "steps/s", "first call s", "peak MiB"),
+        ("muscles", "implementation", "batch", "steps/s", "first call s"),
         [
-            (r["muscles"], r["implementation"], r["batch"], f"{r['physics_steps_per_second']:,.0f}", r["first_call_s"],
-             r["peak_memory_mib"])
+            (r["muscles"], r["implementation"], r["batch"], f"{r['physics_steps_per_second']:,.0f}", r["first_call_s"])
             for r in rows
         ],
     )  # fmt: skip

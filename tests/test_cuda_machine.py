@@ -28,7 +28,7 @@ def on_a_machine(monkeypatch):
             raise MemoryError("too much")
         return {
             "muscles": 26, "implementation": implementation, "batch": batch, "physics_steps_per_second": 1.0,
-            "first_call_s": 1.0, "peak_memory_mib": 1,
+            "first_call_s": 1.0,
         }  # fmt: skip
 
     monkeypatch.setattr(cuda_machine, "throughput", throughput)
@@ -52,6 +52,8 @@ def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path
 def test_parts_can_be_asked_for_alone(on_a_machine, tmp_path):
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True, only="train quick,parity myolegs26")
     assert on_a_machine == ["train", "parity myolegs26"]
+    with pytest.raises(UserError, match="--only trian is no part"):
+        work(Plan(), tmp_path, Clock(60.0), allow_cpu=True, only="trian")
 
 
 def test_engines_that_compile_side_by_side_leave_failures_for_later(monkeypatch):

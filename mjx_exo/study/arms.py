@@ -245,10 +245,7 @@ def _train(
     stage: Stage, parameters: Any, folder: Path, start: str, settings: dict[str, Any], begun: bool, command: str
 ) -> None:
     from mjx_exo.learning import trainer
-    from mjx_exo.learning.checkpoint import Manifest
-    from mjx_exo.learning.policy_file import export_policy
-    from mjx_exo.learning.ppo import PPO
-    from mjx_exo.learning.run_folder import versions
+    from mjx_exo.training_report import keep_policy
     from mjx_exo.walking.build import build_environment
 
     config, env = stage.config, build_environment(stage.config.walking)
@@ -270,12 +267,7 @@ def _train(
     )
     if not result.finished:
         raise Stopped
-    stored = json.loads((folder / "config.json").read_text())["settings"]
-    manifest = Manifest(
-        identity(config.walking), stored, versions(), config.seed, result.updates, result.env_steps,
-        result.wall_seconds,
-    )  # fmt: skip
-    export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
+    keep_policy(config, env, result, folder)
 
 
 def starting_actors(env: Any, config: TrainConfig, start: str) -> dict[str, Any]:
