@@ -44,8 +44,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@touch $(STAMP)
 
+# One test process per core, four at most; a file's tests stay together, for what they share is made once.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 demo: setup
 	$(BIN)/python -m mjx_exo.demo $(ARGS)

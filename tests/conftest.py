@@ -12,6 +12,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+def _keep_to_own_cores() -> None:
+    """Each of several test processes gets cores of its own: tests in real time must not wait for others' arithmetic."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[int(worker[2:]) :: workers]
+        if own:
+            os.sched_setaffinity(0, own)
+
+
+_keep_to_own_cores()  # before anything counts the cores
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_programs_are_kept():
     try:

@@ -29,8 +29,9 @@ from mjx_exo.learning.ppo import PPO, ActorState
 FORMAT_VERSION = 1
 """Raised whenever the meaning of a stored array changes."""
 
-STORED_WEIGHT = 1_000_000
-"""Samples that a stored normaliser counts for when training goes on from it."""
+STORED_WEIGHT = 200_000_000
+"""Samples that a stored normaliser counts for when training goes on from it: enough that it hardly moves. Inputs that
+move under a policy with little noise make it fall, falls move them further, and nothing is learnt from then on."""
 
 
 @dataclasses.dataclass(frozen=True)

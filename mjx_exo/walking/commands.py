@@ -12,6 +12,7 @@ from mjx_exo.walking.config import CommandConfig
 
 GRAVITY_M_S2 = 9.81
 SLOWEST_WALK_M_S = 0.3  # nobody is asked to walk more slowly: from standing, a command begins here
+SLOW_WALK_M_S = 0.9  # who has to learn to stop starts from somewhere between the slowest walk and this
 
 
 class Command(NamedTuple):
@@ -40,11 +41,18 @@ def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array)
 
 
 def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: float) -> Command:
-    """Fresh commands, but after `share` of the falls ([N] 0 or 1) the one the walker was on its way to before."""
+    """Fresh commands, but after `share` of the falls ([N] 0 or 1) the one the walker was on its way to before.
+
+    Who fell on the way to standing comes to a stop again, out of a slow walk: falling is not unlearned by standing.
+    """
     again = (fell > 0) & (jax.random.uniform(key, fell.shape) < share)
-    speed = jnp.where(again, before.speed_target_m_s, fresh.speed_m_s)
+    stops = again & standing(before.speed_target_m_s)
+    slow = jax.random.uniform(jax.random.fold_in(key, 1), fell.shape, minval=SLOWEST_WALK_M_S, maxval=SLOW_WALK_M_S)
+    target = jnp.where(again, before.speed_target_m_s, fresh.speed_target_m_s)
     slope = jnp.where(again, before.slope_target_rad, fresh.slope_rad)
-    return fresh._replace(speed_m_s=speed, speed_target_m_s=speed, slope_rad=slope, slope_target_rad=slope)
+    return fresh._replace(
+        speed_m_s=jnp.where(stops, slow, target), speed_target_m_s=target, slope_rad=slope, slope_target_rad=slope
+    )
 
 
 def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) -> Array:
