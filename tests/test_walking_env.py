@@ -159,10 +159,14 @@ def test_what_a_walker_fell_at_is_asked_again():
     fresh, before = (draw_command(jax.random.key(k), config, 2000, jnp.float32(1.0)) for k in (0, 1))
     fell = jnp.arange(2000) % 2.0
     asked = ask_again(jax.random.key(2), fresh, before, fell, 0.5)
-    again = np.asarray(asked.speed_m_s == before.speed_target_m_s)
+    again = np.asarray(asked.speed_target_m_s == before.speed_target_m_s)
     assert not again[::2].any() and 0.4 < again[1::2].mean() < 0.6
     np.testing.assert_array_equal(asked.slope_target_rad[again], before.slope_target_rad[again])
     np.testing.assert_array_equal(asked.speed_target_m_s[~again], fresh.speed_m_s[~again])
+    stops = ask_again(jax.random.key(2), fresh, before._replace(speed_target_m_s=jnp.zeros(2000)), fell, 1.0)
+    slow = np.asarray(stops.speed_m_s)[1::2]
+    assert (np.asarray(stops.speed_target_m_s)[1::2] == 0).all()
+    assert slow.min() >= SLOWEST_WALK_M_S and np.ptp(slow) > 0.3  # not from standing: out of a walk
 
 
 def test_a_command_goes_between_standing_and_walking_without_creeping():

@@ -11,8 +11,11 @@ from jax import Array
 from mjx_exo.walking.config import CommandConfig
 
 GRAVITY_M_S2 = 9.81
-SLOWEST_WALK_M_S = 0.3  # nobody is asked to walk more slowly: from standing, a command begins here
+# Nobody is asked to walk more slowly: from standing, a command begins here, and on the way to standing it ends here.
+# Below, a step is half a second of balance on one leg, and coming to a stop out of it ends in a fall backwards.
+SLOWEST_WALK_M_S = 0.5
 SLOW_WALK_M_S = 0.9  # who has to learn to stop starts from somewhere between the slowest walk and this
+LAST_STEP_M_S = 0.24  # or at the heel strike of the last step, at up to this; counts as standing
 
 
 class Command(NamedTuple):
@@ -43,16 +46,26 @@ def draw_command(key: Array, config: CommandConfig, num_envs: int, widen: Array)
 def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: float) -> Command:
     """Fresh commands, but after `share` of the falls ([N] 0 or 1) the one the walker was on its way to before.
 
-    Who fell on the way to standing comes to a stop again, out of a slow walk: falling is not unlearned by standing.
+    Who fell on the way to standing comes to a stop again, out of a slow walk or in the middle of the last step: falling
+    is not unlearned by standing.
     """
-    again = (fell > 0) & (jax.random.uniform(key, fell.shape) < share)
+    again_key, speed_key, step_key = jax.random.split(key, 3)
+    again = (fell > 0) & (jax.random.uniform(again_key, fell.shape) < share)
     stops = again & standing(before.speed_target_m_s)
-    slow = jax.random.uniform(jax.random.fold_in(key, 1), fell.shape, minval=SLOWEST_WALK_M_S, maxval=SLOW_WALK_M_S)
+    walks = jax.random.bernoulli(step_key, shape=fell.shape)
+    share_of_range = jax.random.uniform(speed_key, fell.shape)
+    slow = SLOWEST_WALK_M_S + share_of_range * (SLOW_WALK_M_S - SLOWEST_WALK_M_S)
+    speed = jnp.where(walks, slow, LAST_STEP_M_S * (0.1 + 0.9 * share_of_range))
     target = jnp.where(again, before.speed_target_m_s, fresh.speed_target_m_s)
     slope = jnp.where(again, before.slope_target_rad, fresh.slope_rad)
     return fresh._replace(
-        speed_m_s=jnp.where(stops, slow, target), speed_target_m_s=target, slope_rad=slope, slope_target_rad=slope
+        speed_m_s=jnp.where(stops, speed, target), speed_target_m_s=target, slope_rad=slope, slope_target_rad=slope
     )
+
+
+def in_last_step(speed_m_s: Array) -> Array:
+    """[N] True where a start at a commanded speed [N] is a heel strike after which the walker should stand."""
+    return standing(speed_m_s) & (speed_m_s > 0)
 
 
 def _draw(key: Array, span: tuple[float, float], num_envs: int, widen: Array) -> Array:

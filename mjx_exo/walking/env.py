@@ -19,7 +19,15 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.physics.interface import Drive, Engine, Readings
 from mjx_exo.walking import exo_rewards, observations
 from mjx_exo.walking.actions import HumanActions
-from mjx_exo.walking.commands import Command, advance_command, ask_again, draw_command, gravity, standing
+from mjx_exo.walking.commands import (
+    Command,
+    advance_command,
+    ask_again,
+    draw_command,
+    gravity,
+    in_last_step,
+    standing,
+)
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
@@ -284,8 +292,10 @@ class WalkingEnv:
         phase_key, speed_key, noise_key, act_key = jax.random.split(key, 4)
         still = standing(command.speed_m_s)
         drawn = jax.random.randint(phase_key, (n,), 0, PHASES)
-        index = jnp.where(still, standing_row(command.slope_rad), drawn)
-        phase = self._starts["phase"][index] + 0.5 * (still & jax.random.bernoulli(act_key, shape=(n,)))
+        left = jax.random.bernoulli(act_key, shape=(n,))  # which leg led when the clock was held
+        upright = still & ~in_last_step(command.speed_m_s)
+        index = jnp.where(upright, standing_row(command.slope_rad), jnp.where(still, left * (PHASES // 2), drawn))
+        phase = self._starts["phase"][index] + 0.5 * (upright & left)
         scale = command.speed_m_s / REFERENCE_SPEED_M_S * jax.random.uniform(speed_key, (n,), minval=0.85, maxval=1.1)
         qpos = self._starts["qpos"][self.walkers.wearer_of, index]
         noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
