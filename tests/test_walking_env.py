@@ -203,6 +203,23 @@ def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
     assert not held(walking).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
 
 
+def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_step(env, reset):
+    command = dataclasses.replace(env.config.command, retry_share=1.0, stand_share=0.5)
+    again = build_environment(dataclasses.replace(env.config, command=command))
+    state = reset(jax.random.key(0))
+    lying = state.physics.qpos.at[:, 2].set(0.2)
+    to_stand = state.command._replace(speed_target_m_s=jnp.zeros(N))
+    fallen = state.replace(physics=state.physics._replace(qpos=lying), command=to_stand)
+    after = jax.jit(again.step)(fallen, {"human": jnp.zeros((N, env.human_action_size))})
+    assert after.terminated.all() and not np.asarray(after.command.speed_target_m_s).any()
+    speed, stopping = np.asarray(after.command.speed_m_s), np.asarray(held(after))
+    assert 0 < stopping.sum() < N and (speed[~stopping] >= SLOWEST_WALK_M_S).all() and (speed[stopping] > 0).all()
+    feet = np.asarray(env.kinematics_of(after).heel_m)[stopping, :, 0]
+    leads_left = np.asarray(after.phase)[stopping] == 0.5
+    np.testing.assert_array_equal(feet[:, 1] > feet[:, 0] + 0.3, leads_left)
+    np.testing.assert_array_equal(feet[:, 0] > feet[:, 1] + 0.3, ~leads_left)
+
+
 @pytest.mark.parametrize("body_name", BODIES)
 def test_who_stands_has_the_weight_between_heels_and_toes_on_every_slope(body_name):
     body = compile_body(body_name)
