@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("jax")
 
-from benchmarks import compile_time, cuda_machine, env_throughput, parity, train_throughput
+from benchmarks import ablation, compile_time, cuda_machine, env_throughput, parity, train_throughput
 from benchmarks.common import Speeds, numbers, whole_numbers
 from mjx_exo.errors import UserError, run_command
 
@@ -101,3 +101,22 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(command, arguments, named, t
     lines = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(lines) == 1 and named in lines[0]
     assert not any(json.loads(file.read_text()) for file in tmp_path.glob("results.json"))
+
+
+def test_an_ablation_repeats_no_finished_run_and_keeps_every_seed(tmp_path):
+    for k, arm in enumerate(ablation.ARMS):
+        for seed in (0, 4):
+            folder = tmp_path / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
+            folder.mkdir()
+            found = dict.fromkeys((*ablation.FIGURES, "env_steps", "wall_seconds"), float(k + seed))
+            (folder / "summary.json").write_text(json.dumps(found))
+            rows = [{"env_steps": n, **dict.fromkeys(ablation.CURVES, 0.1 * n + k)} for n in (10, 20, 30)]
+            (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    before = sorted(tmp_path.iterdir())
+    assert ablation.main(["--out", str(tmp_path), "--seeds", "0,4", "--steps", "30"]) == 0
+    rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+    assert [(row["seed"], row["fall_free_share"]) for row in rows[:4]] == [(0, 0.0), (4, 4.0), (0, 1.0), (4, 5.0)]
+    assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
+    assert set(tmp_path.iterdir()) - set(before) == {tmp_path / "ablation.json", tmp_path / "ablation.png"}
+    with pytest.raises(UserError, match="--seeds"):
+        ablation.main(["--out", str(tmp_path), "--seeds", "0,-1"])
