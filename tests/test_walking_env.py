@@ -183,14 +183,17 @@ def test_a_command_goes_between_standing_and_walking_without_creeping():
     assert stopping[-1] == 0.0 and not ((stopping > 0) & (stopping < SLOWEST_WALK_M_S)).any()
 
 
-def test_the_clock_finishes_the_step_before_standing_and_goes_on_from_there():
+def test_the_clock_goes_on_until_a_foot_lands_beside_the_other_and_goes_on_from_there():
     phase, one = jnp.array([0.0, 0.2, 0.5, 0.97]), jnp.ones(4)
     for _ in range(100):
-        last, phase = phase, advance_clock(phase, 0.0 * one, one, 0.02)
+        last, phase = phase, advance_clock(phase, 0.0 * one, one, one > 0, 0.02)
         ahead = np.asarray(phase - last) % 1.0
         assert (ahead < 0.03).all()
     assert np.asarray(phase).tolist() == [0.0, 0.5, 0.5, 0.0]
-    assert (np.asarray(advance_clock(phase, 1.25 * one, one, 0.02)) > np.asarray(phase)).all()
+    assert (np.asarray(advance_clock(phase, 1.25 * one, one, one > 0, 0.02)) > np.asarray(phase)).all()
+    for _ in range(20):  # with one foot in front, another step is due
+        phase = advance_clock(phase, 0.0 * one, one, one < 0, 0.02)
+    np.testing.assert_allclose(phase, [0.28, 0.78, 0.78, 0.28], atol=1e-4)
 
 
 def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
@@ -198,9 +201,9 @@ def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
     joints = np.asarray(state.physics.qpos)[:, 7:].reshape(N, 2, -1)
     assert not np.asarray(state.physics.qvel).any() and np.abs(joints).max() < 0.15
     np.testing.assert_array_equal(joints[:, 0], joints[:, 1])
-    assert held(state).all() and set(np.asarray(state.phase).tolist()) <= {0.0, 0.5}
+    assert held(state, env.kinematics_of(state)).all() and set(np.asarray(state.phase).tolist()) <= {0.0, 0.5}
     walking = env.with_command(reset(jax.random.key(0)), jnp.full(N, 1.25), jnp.zeros(N))
-    assert not held(walking).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
+    assert not held(walking, env.kinematics_of(walking)).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
 
 
 def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_step(env, reset):
@@ -212,7 +215,9 @@ def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_ste
     fallen = state.replace(physics=state.physics._replace(qpos=lying), command=to_stand)
     after = jax.jit(again.step)(fallen, {"human": jnp.zeros((N, env.human_action_size))})
     assert after.terminated.all() and not np.asarray(after.command.speed_target_m_s).any()
-    speed, stopping = np.asarray(after.command.speed_m_s), np.asarray(held(after))
+    speed = np.asarray(after.command.speed_m_s)
+    stopping = np.asarray(standing(speed))
+    assert not held(after, env.kinematics_of(after)).any()  # another step is due
     assert 0 < stopping.sum() < N and (speed[~stopping] >= SLOWEST_WALK_M_S).all() and (speed[stopping] > 0).all()
     feet = np.asarray(env.kinematics_of(after).heel_m)[stopping, :, 0]
     leads_left = np.asarray(after.phase)[stopping] == 0.5

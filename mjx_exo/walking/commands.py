@@ -64,7 +64,7 @@ def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: f
 
 
 def in_last_step(speed_m_s: Array) -> Array:
-    """[N] True where a start at a commanded speed [N] is a heel strike after which the walker should stand."""
+    """[N] True where a start at a commanded speed [N] is a heel strike from which the walker should come to stand."""
     return standing(speed_m_s) & (speed_m_s > 0)
 
 

@@ -31,7 +31,7 @@ from mjx_exo.walking.commands import (
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
-from mjx_exo.walking.gait_clock import advance_clock, clock_frequency_hz, held
+from mjx_exo.walking.gait_clock import advance_clock, beside, clock_frequency_hz, expected_speed, held
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
@@ -203,7 +203,7 @@ class WalkingEnv:
         dt, physics, command = self.control_dt, moved.physics, moved.command
         speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
         moved = moved.replace(
-            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, dt),
+            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, beside(self.kinematics_of(moved)), dt),
             speed_filtered_m_s=speed,
             previous_action=decision.action,
             time_s=state.time_s + dt,
@@ -254,9 +254,9 @@ class WalkingEnv:
                 previous_action=before.previous_action,
                 body_weight_n=self.walkers.body_weight_n,
                 speed_filtered_m_s=after.speed_filtered_m_s,
-                speed_command_m_s=after.command.speed_m_s,
+                speed_command_m_s=expected_speed(after, k),
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
-                held=held(after),
+                held=held(after, k),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
                 knee_rad=leg_angles[:, :, self.walkers.knee],
                 ankle_rad=leg_angles[:, :, self.walkers.ankle],

@@ -132,7 +132,7 @@ def walker_features(state: EnvState, k: Kinematics, walkers: Walkers, time_left_
         "yaw": Feature(k.yaw_rad[:, None], LATERAL),
         "lateral_offset": Feature(k.position_m[:, 1:2], LATERAL),
         "activation": Feature(activation[:, : walkers.leg_muscles].reshape(len(activation), 2, -1), PAIR),
-        "clock": Feature(~held(state)[:, None] * jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
+        "clock": Feature(~held(state, k)[:, None] * jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
         "speed_command": Feature(state.command.speed_m_s[:, None], SCALAR),
         "speed_error": Feature((state.speed_filtered_m_s - state.command.speed_m_s)[:, None] * 2.0, SCALAR),
         "slope": Feature(state.command.slope_rad[:, None] * 5.0, SCALAR),
