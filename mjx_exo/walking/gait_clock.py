@@ -15,7 +15,7 @@ from mjx_exo.walking.state import EnvState
 
 _CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency at a speed; it grows with the square root of the speed
 _LAST_STEP_HZ = 0.7  # while the last steps before standing are made
-_LAST_STEP_M_S = 0.3  # how fast one may still be in them
+_LAST_STEPS_M_S = (0.1, 0.35)  # how fast one should still be in them
 _BESIDE_M = 0.15  # heels that are no further apart than this, forwards, stand beside each other
 _AT_STRIKE = 1e-4  # phase is single precision
 
@@ -36,12 +36,12 @@ def held(state: EnvState, k: Kinematics) -> Array:
 
 
 def expected_speed(state: EnvState, k: Kinematics) -> Array:
-    """Speed [N] in m/s that a walker is judged against: the commanded one, or in the last steps any slow one.
+    """Speed [N] in m/s that a walker is judged against: the commanded one, or in the last steps any slow one forwards.
 
-    Who is to brake at once does so in the middle of a step, with the weight behind the feet, and falls.
+    Who is to brake at once does so in the middle of a step, with the weight behind the feet, and falls backwards.
     """
     arriving = standing(state.command.speed_m_s) & ~held(state, k)
-    return jnp.where(arriving, jnp.clip(state.speed_filtered_m_s, 0.0, _LAST_STEP_M_S), state.command.speed_m_s)
+    return jnp.where(arriving, jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S), state.command.speed_m_s)
 
 
 def advance_clock(phase: Array, speed_m_s: Array, bend: Array, feet_beside: Array, dt_s: float) -> Array:
