@@ -202,14 +202,14 @@ class WalkingEnv:
         """Rewards, ends and restarts after the ticks of one control step took `state` to `moved`."""
         dt, physics, command = self.control_dt, moved.physics, moved.command
         speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
+        k = self.kinematics_of(moved)
         moved = moved.replace(
-            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, beside(self.kinematics_of(moved)), dt),
+            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, beside(k), dt),
             speed_filtered_m_s=speed,
             previous_action=decision.action,
             time_s=state.time_s + dt,
             key=decision.key,
         )
-        k = self.kinematics_of(moved)
         reward, metrics = self._reward(state, moved, k)
         terminated = self._fallen(moved, k)
         truncated = jnp.where(terminated > 0, 0.0, (moved.time_s >= self.config.episode_s - 1e-4).astype(jnp.float32))
