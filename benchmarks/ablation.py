@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     print_table(
         f"mean of {len(seeds)} seeds, {arguments.steps:,} steps each",
         ["arm", *FIGURES],
-        [[name, *(float(np.nanmean(_of(rows, name, figure))) for figure in FIGURES)] for name in ARMS],
+        [[name, *(float(np.nanmean(_of(rows, name, what))) for what in FIGURES)] for name in ARMS],
     )
     results = {"hardware": found_on, "steps": arguments.steps, "rows": rows}
     picture = arguments.figure or arguments.out / "ablation.png"
@@ -101,8 +101,14 @@ def curves_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def train(folder: Path, options: Sequence[str], seed: int, steps: int) -> None:
-    """One training into `folder`, unless it is finished; a stopped one goes on. Raises `UserError` if it fails."""
+    """One training into `folder`, unless it is finished; a stopped one goes on.
+
+    Raises `UserError` if it fails, or if a finished one had another budget.
+    """
     if (folder / "summary.json").is_file():
+        had = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]["ppo"]["total_steps"]
+        if had != steps:
+            raise UserError(f"{folder} learnt for {had} steps, not --steps {steps}; choose another --out")
         print(f"== {folder}: done before", flush=True)
         return
     words = ["--resume", str(folder)] if (folder / "checkpoints").is_dir() else _fresh(folder, options, seed, steps)

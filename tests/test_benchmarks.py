@@ -110,6 +110,7 @@ def test_an_ablation_repeats_no_finished_run_and_keeps_every_seed(tmp_path):
             folder.mkdir()
             found = dict.fromkeys((*ablation.FIGURES, "env_steps", "wall_seconds"), float(k + seed))
             (folder / "summary.json").write_text(json.dumps(found))
+            (folder / "config.json").write_text(json.dumps({"settings": {"ppo": {"total_steps": 30}}}))
             rows = [{"env_steps": n, **dict.fromkeys(ablation.CURVES, 0.1 * n + k)} for n in (10, 20, 30)]
             (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     before = sorted(tmp_path.iterdir())
@@ -118,5 +119,7 @@ def test_an_ablation_repeats_no_finished_run_and_keeps_every_seed(tmp_path):
     assert [(row["seed"], row["fall_free_share"]) for row in rows[:4]] == [(0, 0.0), (4, 4.0), (0, 1.0), (4, 5.0)]
     assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     assert set(tmp_path.iterdir()) - set(before) == {tmp_path / "ablation.json", tmp_path / "ablation.png"}
+    with pytest.raises(UserError, match="30 steps, not --steps 60"):
+        ablation.main(["--out", str(tmp_path), "--seeds", "0,4", "--steps", "60"])
     with pytest.raises(UserError, match="--seeds"):
         ablation.main(["--out", str(tmp_path), "--seeds", "0,-1"])
