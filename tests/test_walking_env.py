@@ -20,7 +20,8 @@ from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
-from mjx_exo.walking.gait_clock import advance_clock, held
+from mjx_exo.walking.gait_clock import advance_clock, balance, held
+from mjx_exo.walking.rewards import standing_agreement
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
 N = 16
@@ -162,6 +163,10 @@ def test_what_a_walker_fell_at_is_asked_again():
     again = np.asarray(asked.speed_target_m_s == before.speed_target_m_s)
     assert not again[::2].any() and 0.4 < again[1::2].mean() < 0.6
     np.testing.assert_array_equal(asked.slope_target_rad[again], before.slope_target_rad[again])
+    speed = np.asarray(asked.speed_m_s)[again]  # in motion, or out of standing
+    in_motion = speed > 0
+    assert 0.2 < (~in_motion).mean() < 0.4
+    np.testing.assert_array_equal(speed[in_motion], np.asarray(before.speed_target_m_s)[again][in_motion])
     np.testing.assert_array_equal(asked.speed_target_m_s[~again], fresh.speed_m_s[~again])
     stops = ask_again(jax.random.key(2), fresh, before._replace(speed_target_m_s=jnp.zeros(2000)), fell, 1.0)
     speed = np.asarray(stops.speed_m_s)[1::2]
@@ -205,6 +210,38 @@ def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
     assert held(state, env.kinematics_of(state)).all() and set(np.asarray(state.phase).tolist()) <= {0.0, 0.5}
     walking = env.with_command(reset(jax.random.key(0)), jnp.full(N, 1.25), jnp.zeros(N))
     assert not held(walking, env.kinematics_of(walking)).any() and (np.asarray(walking.physics.qvel)[:, 0] > 0.8).all()
+
+
+def test_who_loses_balance_while_standing_takes_another_step(env, reset, step):
+    still = env.with_command(reset(jax.random.key(0)), jnp.zeros(N), jnp.linspace(-0.1, 0.1, N))
+    where = np.asarray(balance(env.kinematics_of(still), still.command.slope_rad))
+    assert ((where > 0.2) & (where < 0.5)).all()  # 7 to 8 of 21 cm in front of the heels, on every slope
+    moving = jnp.array([-0.9, -0.1, 0.1, 0.9] * (N // 4))
+    pushed = still.replace(physics=still.physics._replace(qvel=still.physics.qvel.at[:, 0].set(moving)))
+    steady = np.asarray(held(pushed, env.kinematics_of(pushed)))
+    np.testing.assert_array_equal(steady, np.abs(moving) < 0.2)
+    after = step(pushed, {"human": jnp.zeros((N, env.human_action_size))})
+    stays = np.asarray(standing(after.command.speed_m_s))  # a new command may have come
+    assert stays.sum() > N // 2
+    np.testing.assert_array_equal((np.asarray(after.phase) == np.asarray(pushed.phase))[stays], steady[stays])
+
+
+def test_who_stands_at_the_start_of_training_sways_about_the_ankles(env):
+    stands = dataclasses.replace(env.config, num_envs=64, command=CommandConfig(stand_share=1.0))
+    crowd = build_environment(stands)
+    state = jax.jit(crowd.reset)(jax.random.key(0))
+    k = crowd.kinematics_of(state)
+    sway = np.asarray(state.physics.qvel[:, 0])
+    assert sway.min() < -0.15 and sway.max() > 0.25 and np.asarray(held(state, k)).mean() > 0.9
+    after = crowd.kinematics_of(jax.jit(crowd.step)(state, {"human": jnp.zeros((64, crowd.human_action_size))}))
+    assert np.abs(np.asarray(after.heel_velocity_m_s)[..., 0]).max() < 0.15  # the feet stay where they are
+
+
+def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
+    load, still, balanced = jnp.full((5, 2), 0.5), jnp.zeros((5, 2)), jnp.array([0.0, 0.2, 0.4, 0.6, 1.0])
+    worth = np.asarray(standing_agreement(load, still, balanced))[:, 0]
+    assert worth[2] == 1.0 and worth[0] < worth[1] < 1.0 and worth[4] < worth[3] < 1.0
+    assert (np.asarray(standing_agreement(0.0 * load, still, balanced)) == 0).all()
 
 
 def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_step(env, reset):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mjx_exo.device import DeviceProfile
-from mjx_exo.physics.interface import Drive, Engine, Readings
+from mjx_exo.physics.interface import ROOT_QVEL, Drive, Engine, Readings
 from mjx_exo.walking import exo_rewards, observations
 from mjx_exo.walking.actions import HumanActions
 from mjx_exo.walking.commands import (
@@ -31,12 +31,13 @@ from mjx_exo.walking.commands import (
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
-from mjx_exo.walking.gait_clock import advance_clock, beside, clock_frequency_hz, expected_speed, held
+from mjx_exo.walking.gait_clock import advance_clock, balance, clock_frequency_hz, expected_speed, held, may_stand
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
 from mjx_exo.walking.walkers import Walkers
 
+SWAY_M_S = (-0.25, 0.35)  # who stands at the start sways: coming to a stop is to be caught with the ankles
 SPEED_FILTER_S = 0.5  # an instantaneous speed reward settles 5 % slow; one filtered over half a second, 2 %
 
 Controller = Callable[[Any, EnvState], tuple[Array, Any]]
@@ -204,7 +205,7 @@ class WalkingEnv:
         speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
         k = self.kinematics_of(moved)
         moved = moved.replace(
-            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, beside(k), dt),
+            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, may_stand(k, command.slope_rad), dt),
             speed_filtered_m_s=speed,
             previous_action=decision.action,
             time_s=state.time_s + dt,
@@ -257,6 +258,7 @@ class WalkingEnv:
                 speed_command_m_s=expected_speed(after, k),
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
                 held=held(after, k),
+                balance=balance(k, after.command.slope_rad),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
                 knee_rad=leg_angles[:, :, self.walkers.knee],
                 ankle_rad=leg_angles[:, :, self.walkers.ankle],
@@ -301,6 +303,10 @@ class WalkingEnv:
         noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
         qpos = jnp.concatenate([qpos[:, :7], qpos[:, 7:] + noise], -1)
         qvel = self._starts["qvel"][self.walkers.wearer_of, index] * scale[:, None]
+        sway = upright * jax.random.uniform(
+            jax.random.fold_in(speed_key, 1), (n,), minval=SWAY_M_S[0], maxval=SWAY_M_S[1]
+        )
+        qvel = qvel + self._swaying(sway)
         state_shape, reading_shape = self.engine.shapes()
         physics = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state_shape)
         activation = 0.05 + 0.05 * jax.random.uniform(act_key, physics.activation.shape)
@@ -327,6 +333,13 @@ class WalkingEnv:
             truncated=zeros,
             metrics=self._zero_metrics(),
         )
+
+    def _swaying(self, speed_m_s: Array) -> Array:
+        """[N, nv] Velocities of who turns about the ankles as a whole; `speed_m_s` [N] forward at the pelvis."""
+        turning = speed_m_s / self.walkers.standing_m
+        qvel = jnp.zeros((self.num_envs, self._starts["qvel"].shape[-1]))
+        qvel = qvel.at[:, 0].set(speed_m_s).at[:, 4].set(turning)
+        return qvel.at[:, ROOT_QVEL + self.walkers.legs[:, self.walkers.ankle]].set(turning[:, None])
 
     def _actor_names(self) -> tuple[str, ...]:
         return ("human", "exo") if self.active else ("human",)

@@ -1,7 +1,8 @@
 """The gait clock: when each leg should stand and swing.
 
 Its frequency follows the commanded speed by construction. For standing it runs on, step by step, until a heel lands
-beside the other, as people come to a stop, and is held there; a walk begins with the swing of the other leg.
+beside the other with the weight between heels and toes, as people come to a stop, and is held there; a walk begins with
+the swing of the other leg. Who loses balance while standing takes another step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ _LAST_STEP_HZ = 0.7  # while the last steps before standing are made
 _LAST_STEPS_M_S = (0.1, 0.35)  # how fast one should still be in them
 _BESIDE_M = 0.15  # heels that are no further apart than this, forwards, stand beside each other
 _AT_STRIKE = 1e-4  # phase is single precision
+_COM_BEHIND_M = 0.05  # the centre of mass of the standing published body lies this far behind the pelvis' origin
+_LEGS_SHARE = 0.1  # how much of it follows the feet when they are put forward
+_SWAY_RAD_S = 3.2  # eigenfrequency of a standing person as an inverted pendulum (Hof, Gazendam & Sinke 2005)
+_STEADY = (0.0, 1.0)  # where the extrapolated centre of mass may be without another step: from heels to toes
 
 
 def clock_frequency_hz(speed_m_s: Array) -> Array:
@@ -30,9 +35,26 @@ def beside(k: Kinematics) -> Array:
     return jnp.abs(k.heel_m[:, 0, 0] - k.heel_m[:, 1, 0]) <= _BESIDE_M
 
 
+def balance(k: Kinematics, slope_rad: Array) -> Array:
+    """[N] Where the extrapolated centre of mass lies along the feet: 0 at the heels, 1 at the tips of the toes.
+
+    It is the centre of mass plus its velocity over the eigenfrequency of the pendulum that a standing person is; beyond
+    0 or 1 no moment of the ankles saves from a step (Hof, Gazendam & Sinke, J. Biomech. 38, 2005). slope_rad: [N].
+    """
+    pelvis, heels, toes = k.position_m[:, 0], k.heel_m[..., 0].mean(-1), k.toe_m[..., 0].mean(-1)
+    com = pelvis - _COM_BEHIND_M + _LEGS_SHARE * (heels - pelvis) - k.position_m[:, 2] * jnp.tan(slope_rad)
+    return (com + k.velocity_m_s[:, 0] / _SWAY_RAD_S - heels) / jnp.maximum(toes - heels, 0.1)
+
+
+def may_stand(k: Kinematics, slope_rad: Array) -> Array:
+    """[N] True where no further step is due: the heels are beside each other and the weight is above the feet."""
+    where = balance(k, slope_rad)
+    return beside(k) & (where >= _STEADY[0]) & (where <= _STEADY[1])
+
+
 def held(state: EnvState, k: Kinematics) -> Array:
     """[N] True where the clock is held because the walker should stand."""
-    return standing(state.command.speed_m_s) & _at_strike(state.phase) & beside(k)
+    return standing(state.command.speed_m_s) & _at_strike(state.phase) & may_stand(k, state.command.slope_rad)
 
 
 def expected_speed(state: EnvState, k: Kinematics) -> Array:
@@ -44,15 +66,15 @@ def expected_speed(state: EnvState, k: Kinematics) -> Array:
     return jnp.where(arriving, jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S), state.command.speed_m_s)
 
 
-def advance_clock(phase: Array, speed_m_s: Array, bend: Array, feet_beside: Array, dt_s: float) -> Array:
+def advance_clock(phase: Array, speed_m_s: Array, bend: Array, may_stand: Array, dt_s: float) -> Array:
     """Phase [N] of the right leg, 0…1, one control step later.
 
-    speed_m_s: [N] commanded. bend: [N] relative speed of the clock that the policy asked for. feet_beside: [N] bool.
+    speed_m_s: [N] commanded. bend: [N] relative speed of the clock that the policy asked for. may_stand: [N] bool.
     """
     walking = (phase + dt_s * bend * clock_frequency_hz(speed_m_s)) % 1.0
     strike = 0.5 * (jnp.floor(2.0 * phase) + 1.0)
     finishing = jnp.minimum(phase + dt_s * _LAST_STEP_HZ, strike) % 1.0
-    return jnp.where(standing(speed_m_s), jnp.where(_at_strike(phase) & feet_beside, phase, finishing), walking)
+    return jnp.where(standing(speed_m_s), jnp.where(_at_strike(phase) & may_stand, phase, finishing), walking)
 
 
 def _at_strike(phase: Array) -> Array:

@@ -20,9 +20,11 @@ from mjx_exo.walking.features import Kinematics
 STANCE = (0.02, 0.48)  # share of the gait cycle in which a foot should carry load
 SWING = (0.52, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
+STRIKE = (0.95, 0.02)  # from and to which share the heel should be lower than the toes
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
+_MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
 # Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
 _CALF_SLACK_RAD = 0.05  # dorsiflexion
@@ -46,6 +48,7 @@ class RewardInputs(NamedTuple):
     speed_command_m_s: Array  # [N]
     leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
     held: Array  # [N] True where the clock is held: standing
+    balance: Array  # [N] where the extrapolated centre of mass lies: 0 at the heels, 1 at the toes
     hip_rotation_rad: Array  # [N, 2]
     knee_rad: Array  # [N, 2] flexion
     ankle_rad: Array  # [N, 2] dorsiflexion
@@ -62,9 +65,11 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array) -> Arra
     return jnp.where(stance, loaded * still, jnp.where(swing, lifted, 0.5))
 
 
-def standing_agreement(load_bw: Array, foot_speed_m_s: Array) -> Array:
-    """0…1 per leg: loaded and still. All [N, 2]."""
-    return jnp.clip(load_bw / _STANDING_BW, 0.0, 1.0) * jnp.exp(-4.0 * foot_speed_m_s**2)
+def standing_agreement(load_bw: Array, foot_speed_m_s: Array, balance: Array) -> Array:
+    """0…1 per leg: loaded and still, the weight above the middle of the feet. [N, 2]; balance [N]."""
+    off = jnp.maximum(jnp.abs(balance - _MIDDLE) - _FREE_SWAY, 0.0)[:, None]
+    still = jnp.exp(-4.0 * foot_speed_m_s**2)
+    return jnp.clip(load_bw / _STANDING_BW, 0.0, 1.0) * still * jnp.exp(-8.0 * off**2)
 
 
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
@@ -76,8 +81,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    early = ((x.leg_phase < 0.02) | (x.leg_phase > 0.96)) & ~x.held[:, None]
-    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -1.0, 1.0)
+    early = ((x.leg_phase < STRIKE[1]) | (x.leg_phase > STRIKE[0])) & ~x.held[:, None]
+    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -3.0, 1.0)
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
@@ -93,7 +98,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": jnp.where(
-            x.held[:, None], standing_agreement(load, foot_speed), clock_agreement(x.leg_phase, load, foot_speed)
+            x.held[:, None],
+            standing_agreement(load, foot_speed, x.balance),
+            clock_agreement(x.leg_phase, load, foot_speed),
         ).mean(axis=-1),
         "alive": jnp.ones_like(speed_error),
         "heel_first": (early * toe_above_heel).sum(axis=-1),
