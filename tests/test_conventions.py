@@ -8,9 +8,7 @@ import pytest
 from mjx_exo import conventions as c
 from mjx_exo.errors import UserError
 
-FULL = dataclasses.replace(
-    c.CONTRACT, window=95, profile="hip_3200g", profile_hash="ff", torque_limit_nm_per_kg=0.25
-)
+FULL = dataclasses.replace(c.CONTRACT, window=95, profile="hip_3200g", profile_hash="ff", torque_limit_nm_per_kg=0.25)
 
 
 def test_names_have_a_side_and_a_mirror_image():

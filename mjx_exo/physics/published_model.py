@@ -88,9 +88,7 @@ class Coordinates:
             [q[:, :3] @ PUBLISHED_TO_WORLD.T, q[:, 3:4], q[:, 4:7] @ PUBLISHED_TO_WORLD.T, hinges], axis=1
         )
         hinge_speeds = self.sign * v[:, self.hinge_dof]
-        qvel = np.concatenate(
-            [v[:, :3] @ PUBLISHED_TO_WORLD.T, v[:, 3:6] @ PUBLISHED_TO_WORLD.T, hinge_speeds], axis=1
-        )
+        qvel = np.concatenate([v[:, :3] @ PUBLISHED_TO_WORLD.T, v[:, 3:6] @ PUBLISHED_TO_WORLD.T, hinge_speeds], axis=1)
         return qpos, qvel
 
 

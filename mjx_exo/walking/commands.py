@@ -15,7 +15,7 @@ GRAVITY_M_S2 = 9.81
 # Below, a step is half a second of balance on one leg, and coming to a stop out of it ends in a fall backwards.
 SLOWEST_WALK_M_S = 0.5
 SLOW_WALK_M_S = 0.9  # who has to learn to stop starts from somewhere between the slowest walk and this
-FROM_STANDING = 0.3  # share of those who fell walking that begin standing
+FROM_STANDING, FROM_ELSEWHERE = 0.25, 0.4  # shares of those who fell walking that begin standing, or otherwise
 LAST_STEP_M_S = 0.24  # or at the heel strike of the last step, at up to this; counts as standing
 
 
@@ -48,7 +48,8 @@ def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: f
     """Fresh commands, but after `share` of the falls ([N] 0 or 1) the one the walker was on its way to before.
 
     Who fell on the way to standing comes to a stop again, out of a slow walk or in the middle of the last step: falling
-    is not unlearned by standing. Who fell walking walks again, `FROM_STANDING` of them out of standing.
+    is not unlearned by standing. Who fell walking walks again: `FROM_STANDING` of them out of standing,
+    `FROM_ELSEWHERE` out of another speed and slope, because most falls are on the way, and the others at once.
     """
     again_key, speed_key, step_key = jax.random.split(key, 3)
     again = (fell > 0) & (jax.random.uniform(again_key, fell.shape) < share)
@@ -58,13 +59,16 @@ def ask_again(key: Array, fresh: Command, before: Command, fell: Array, share: f
     slow = SLOWEST_WALK_M_S + share_of_range * (SLOW_WALK_M_S - SLOWEST_WALK_M_S)
     speed = jnp.where(walks, slow, LAST_STEP_M_S * (0.1 + 0.9 * share_of_range))
     target = jnp.where(again, before.speed_target_m_s, fresh.speed_target_m_s)
-    from_standing = again & ~stops & (jax.random.uniform(jax.random.fold_in(key, 1), fell.shape) < FROM_STANDING)
-    slope = jnp.where(again, before.slope_target_rad, fresh.slope_rad)
+    way = jax.random.uniform(jax.random.fold_in(key, 1), fell.shape)
+    standing_first = again & ~stops & (way < FROM_STANDING)
+    elsewhere = again & ~stops & ~standing_first & (way < FROM_STANDING + FROM_ELSEWHERE)
+    slope_target = jnp.where(again, before.slope_target_rad, fresh.slope_rad)
+    speed = jnp.where(stops, speed, jnp.where(elsewhere, fresh.speed_m_s, target))
     return fresh._replace(
-        speed_m_s=jnp.where(from_standing, 0.0, jnp.where(stops, speed, target)),
+        speed_m_s=jnp.where(standing_first, 0.0, speed),
         speed_target_m_s=target,
-        slope_rad=slope,
-        slope_target_rad=slope,
+        slope_rad=jnp.where(elsewhere, fresh.slope_rad, slope_target),
+        slope_target_rad=slope_target,
     )
 
 
