@@ -3,8 +3,8 @@
   python -m benchmarks.cuda_machine --out DIR --wheels FOLDER --minutes 9
 
 Installs the wheels that were carried along, looks at the GPU, compares MJX with the native engine there, measures the
-throughput table and where a training step's time goes, and trains `quick` at 4096 environments. Every finished part is
-written to DIR/results.json at once; the next call goes on with what is missing. Exit code 0: all done; 3: call again;
+throughput table and where a training step's time goes, trains `quick` at 4096 environments and a whole teacher with 80
+muscles: standing, walking, the device. Every finished part is written to DIR/results.json at once; the next call goes on with what is missing. Exit code 0: all done; 3: call again;
 2: it cannot be done here.
 """
 
@@ -40,6 +40,13 @@ _PART_S = 90.0
 _TRAIN_S = 120.0
 
 
+class Stage(NamedTuple):
+    """One training of a chain; each starts from the one before."""
+
+    preset: str
+    steps: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is measured."""
@@ -53,11 +60,18 @@ class Plan:
     train_arguments: tuple[str, ...] = (
         "--ppo.total-steps", "26000000", "--ppo.unroll", "16", "--ppo.minibatches", "16",
     )  # fmt: skip
+    teacher_body: str = "myolegs"
+    teacher: tuple[Stage, ...] = (
+        Stage("upright", 18_000_000), Stage("walk", 50_000_000), Stage("assist", 20_000_000),
+    )  # fmt: skip
+    teacher_arguments: tuple[str, ...] = ("--ppo.unroll", "16", "--ppo.minibatches", "16")
+    teacher_hidden: tuple[str, ...] = ("384", "192")
 
 
 REHEARSAL = Plan(
     bodies=("myolegs26",), implementations=("jax",), batches=(8,), rounds=1, train_envs=8,
     train_arguments=("--ppo.total-steps", "512", "--ppo.unroll", "8"),
+    teacher_body="myolegs26", teacher=(Stage("upright", 64), Stage("assist", 64)), teacher_arguments=("--ppo.unroll", "8"),
 )  # fmt: skip
 
 
@@ -220,13 +234,23 @@ def training_step(body_name: str, batch: int, rounds: int) -> dict[str, Any]:
 
 def train(plan: Plan, folder: Path, seconds: float) -> dict[str, Any] | None:
     """Trains `quick` on MJX, or goes on with it, for at most so long; its summary, or None if more is left."""
+    arguments = ["--preset", "quick", "--walking.num-envs", str(plan.train_envs), *plan.train_arguments]
+    if not run_training(folder, arguments, seconds):
+        return None
+    return judged(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def run_training(folder: Path, arguments: Sequence[str], seconds: float) -> bool:
+    """Trains on MJX into a folder, or goes on there, for at most so long; whether it is finished.
+
+    Raises `UserError` for a training that fails.
+    """
     resume = (folder / "config.json").exists()
     command = [sys.executable, "-m", "mjx_exo.train"]
     if resume:
-        command += ["--resume", str(folder)]
+        command += ["--resume", str(folder), *(word for word in arguments if word == "--no-check")]
     else:
-        command += ["--preset", "quick", "--out", str(folder), "--walking.engine", "mjx"]
-        command += ["--walking.num-envs", str(plan.train_envs), *plan.train_arguments]
+        command += ["--out", str(folder), "--walking.engine", "mjx", *arguments]
     began = time.monotonic()
     process = subprocess.Popen(command)
     try:
@@ -235,12 +259,52 @@ def train(plan: Plan, folder: Path, seconds: float) -> dict[str, Any] | None:
         process.send_signal(signal.SIGTERM)
         code = process.wait()
     print(f"training ran for {time.monotonic() - began:.0f} s", flush=True)
-    summary = folder / "summary.json"
-    if code == 0 and summary.exists():
-        return judged(json.loads(summary.read_text(encoding="utf-8")))
     if code not in (0, 130):
         raise UserError(f"the training in {folder} ended with exit code {code}; its messages are above")
-    return None
+    return code == 0
+
+
+def train_teacher(plan: Plan, folder: Path, seconds: float) -> dict[str, Any] | None:
+    """Trains a teacher on MJX stage by stage, or goes on with it, for at most so long; None if more is left.
+
+    Only the last stage is checked. `seconds` of each stage are all that its calls took, compiling included.
+    """
+    end = time.monotonic() + seconds
+    before = ""
+    stages: dict[str, Any] = {}
+    for stage in plan.teacher:
+        run, file = folder / stage.preset, folder / f"{stage.preset}.json"
+        arguments = ["--preset", stage.preset, "--walking.body", plan.teacher_body]
+        arguments += ["--walking.num-envs", str(plan.train_envs), "--ppo.total-steps", str(stage.steps)]
+        arguments += [*plan.teacher_arguments, *teacher_networks(stage.preset, plan.teacher_hidden)]
+        arguments += ["--from", before] if before else []
+        arguments += ["--no-check"] if stage is not plan.teacher[-1] else []
+        done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"finished": False, "seconds": 0.0}
+        if not done["finished"]:
+            began = time.monotonic()
+            if end <= began:
+                return None
+            finished = run_training(run, arguments, end - began)
+            done = {"finished": finished, "seconds": round(done["seconds"] + time.monotonic() - began, 1)}
+            text = json.dumps(done)
+            write_atomically(file, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            if not finished:
+                return None
+        stages[stage.preset] = {"env_steps": stage.steps, "seconds": done["seconds"]}
+        before = str(run)
+    summary = json.loads((Path(before) / "summary.json").read_text(encoding="utf-8"))
+    return {
+        "body": plan.teacher_body,
+        "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages.values()),
+        "summary": summary,
+    }
+
+
+def teacher_networks(preset_name: str, hidden: Sequence[str]) -> list[str]:
+    """Options that make the human's network as wide in every stage."""
+    option = "--ppo.actors.human.hidden" if preset_name == "assist" else "--ppo.actor.hidden"
+    return [option, *hidden]
 
 
 def judged(summary: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +319,7 @@ def judged(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def parts_of(plan: Plan, results: Results) -> dict[str, Callable[[], Any]]:
-    """Everything but installing, checking and training, by name, in the order it is done."""
+    """Everything but installing, checking and the trainings, by name, in the order it is done."""
     parts: dict[str, Callable[[], Any]] = {}
     for body, implementation, batch in combinations_of(plan, results):
         parts[throughput_name(body, implementation, batch)] = lambda b=body, i=implementation, n=batch: throughput(
@@ -297,22 +361,27 @@ def work(plan: Plan, out: Path, clock: Clock, allow_cpu: bool, only: str = "") -
         if not results.done(name := throughput_name(*c)) and wanted(name, only)
     ]
     parts = parts_of(plan, results)
+    trainings: dict[str, Callable[[float], Any]] = {
+        "train quick": lambda seconds: train(plan, out / "quick", seconds),
+        f"teacher {plan.teacher_body}": lambda seconds: train_teacher(plan, out / "teacher", seconds),
+    }
     first = [name for name in parts if name.startswith("throughput")]
     for word in filter(None, only.split(",")):
-        if not any(name.startswith(word) for name in ("train quick", *parts)):
-            raise UserError(f"--only {word} is no part; parts begin with throughput, train, parity or training step")
-    for name in [*first, "train quick", *(name for name in parts if name not in first)]:
+        if not any(name.startswith(word) for name in (*trainings, *parts)):
+            allowed = "throughput, train, teacher, parity or training step"
+            raise UserError(f"--only {word} is no part; parts begin with {allowed}")
+    for name in [*first, *trainings, *(name for name in parts if name not in first)]:
         if results.done(name) or not wanted(name, only):
             continue
-        if clock.left_s() < (_TRAIN_S if name == "train quick" else _PART_S):
+        if clock.left_s() < (_TRAIN_S if name in trainings else _PART_S):
             return False
         if name in first and missing:
             print(f"compiling {len(missing)} engines side by side …", flush=True)
             start_together(missing)
             missing = []
         print(f"{name} …", flush=True)
-        if name == "train quick":
-            value: Any = train(plan, out / "quick", clock.left_s() - 0.5 * _PART_S)
+        if name in trainings:
+            value: Any = trainings[name](clock.left_s() - 0.5 * _PART_S)
             if value is None:
                 return False
         else:
@@ -349,7 +418,7 @@ def show(results: Results) -> None:
             for r in rows
         ],
     )  # fmt: skip
-    print(json.dumps({k: v for k, v in results.parts.items() if k.startswith(("parity", "train"))}, indent=1))
+    print(json.dumps({k: v for k, v in results.parts.items() if k.startswith(("parity", "train", "teacher"))}, indent=1))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -361,7 +430,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
     parser.add_argument("--site", type=Path, help="where wheels are unpacked (OUT/site); may be lost between calls")
     parser.add_argument("--minutes", type=float, default=9.0, help="return within about so long (9)")
-    parser.add_argument("--only", default="", help="comma-separated beginnings of parts: throughput,train,parity")
+    parser.add_argument("--only", default="", help="comma-separated beginnings of parts: throughput,train,teacher,parity")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any device: does the script work?")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if arguments.minutes <= 0:

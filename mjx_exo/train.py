@@ -41,6 +41,8 @@ class Request:
     start: str | None
     group: tuple[str, int, int] | None
     """`host:port` of process 0, number of processes, index of this one; None if it is alone."""
+    check: bool
+    """Whether the trained policy walks its trials at the end."""
     rest: list[str]
 
 
@@ -51,13 +53,14 @@ def parse_request(argv: list[str]) -> Request:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--from", dest="start")
+    parser.add_argument("--no-check", action="store_true")
     for name in GROUP:
         parser.add_argument(name)
     known, rest = parser.parse_known_args(argv)
     group = _group(known.coordinator, known.processes, known.process)
     if group and not (known.out or known.resume):
         raise UserError("several processes share one run folder; name it with --out DIR or --resume DIR")
-    return Request(known.preset, known.out, known.resume, known.start, group, rest)
+    return Request(known.preset, known.out, known.resume, known.start, group, not known.no_check, rest)
 
 
 def _group(coordinator: str | None, processes: str | None, process: str | None) -> tuple[str, int, int] | None:
@@ -98,17 +101,21 @@ def main(argv: list[str] | None = None) -> int:
         print("--out DIR       run folder; default runs/PRESET-seedS-TIME")
         print("--resume DIR    go on with the run in DIR")
         print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy")
+        print("--no-check      leave out the trials, summary.json and pictures at the end: for a stage before another")
         print("--coordinator HOST:PORT --processes N --process I   be number I (from 0) of N processes\n")
     given = config.walking.synergies
     config = command_line.parse(presets.TrainConfig, config, request.rest, "mjx_exo.train", description)
     if config.walking.synergies != given:
         config = _with_synergies_found(config)
     folder = request.resume or request.out or _default_folder(request.preset, config.seed)
-    return run(config, folder, resume=request.resume is not None, start=request.start)
+    return run(config, folder, request.resume is not None, request.start, request.check)
 
 
-def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> int:
-    """Trains, checks and draws; returns 0, or 130 if the run was stopped and can be resumed."""
+def run(config: Any, folder: Path, resume: bool, start: str | None = None, check: bool = True) -> int:
+    """Trains, checks and draws; returns 0, or 130 if the run was stopped and can be resumed.
+
+    Without `check` the policy is all that a finished run leaves.
+    """
     from mjx_exo import presets
     from mjx_exo.learning import trainer
     from mjx_exo.learning.parallel import leads
@@ -137,9 +144,9 @@ def run(config: Any, folder: Path, resume: bool, start: str | None = None) -> in
     from mjx_exo.gait.files import plain
     from mjx_exo.training_report import finish_run, keep_policy
 
-    if not result.finished:
+    if not (result.finished and check):
         keep_policy(config, env, result, folder)  # so that another run can start from this one as it is
-        return 130
+        return 0 if result.finished else 130
     summary = finish_run(config, result, folder)
     print(json.dumps(plain(summary), indent=2, allow_nan=False))
     print(f"results: {folder}/summary.json, {folder}/walking.png, {folder}/learning.png")

@@ -35,6 +35,7 @@ def on_a_machine(monkeypatch):
     monkeypatch.setattr(cuda_machine, "start_together", lambda combinations: ran.append("compile"))
     monkeypatch.setattr(cuda_machine, "training_step", lambda body, n, rounds: ran.append(f"step {body} {n}") or {})
     monkeypatch.setattr(cuda_machine, "train", lambda plan, folder, seconds: ran.append("train") or {"meets_bar": True})
+    monkeypatch.setattr(cuda_machine, "train_teacher", lambda plan, folder, seconds: ran.append("teacher") or {})
     return ran
 
 
@@ -42,8 +43,8 @@ def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path
     assert not work(Plan(), tmp_path, Clock(0.0), allow_cpu=True)
     assert on_a_machine == []
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
-    assert len(on_a_machine) == 1 + 2 * 4 + 1 + 2 + 2 and "step myolegs 4096" in on_a_machine
-    assert on_a_machine[0] == "compile" and on_a_machine[9] == "train", "what a GPU is needed for most comes first"
+    assert len(on_a_machine) == 1 + 2 * 4 + 2 + 2 + 2 and "step myolegs 4096" in on_a_machine
+    assert on_a_machine[0] == "compile" and on_a_machine[9:11] == ["train", "teacher"], "what a GPU is needed for most comes first"
     count = len(on_a_machine)
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
     assert len(on_a_machine) == count, "nothing is done twice"
@@ -134,3 +135,27 @@ def test_training_is_stopped_in_time_and_resumed(tmp_path, monkeypatch):
     summary = cuda_machine.train(REHEARSAL, tmp_path / "quick", 60.0)
     assert summary["meets_bar"] is False
     assert "--out" in commands[0] and "--resume" in commands[1]
+
+
+def test_a_teacher_is_trained_stage_by_stage_over_several_calls(tmp_path, monkeypatch):
+    """A stand-in for the training command: the second stage needs two calls; nothing finished is done again."""
+    asked = []
+
+    def run_training(folder, arguments, seconds):
+        asked.append((folder.name, arguments))
+        folder.mkdir(exist_ok=True)
+        (folder / "summary.json").write_text('{"fall_free_share": 1.0}')
+        return len(asked) != 2
+
+    monkeypatch.setattr(cuda_machine, "run_training", run_training)
+    assert cuda_machine.train_teacher(Plan(), tmp_path, 60.0) is None
+    result = cuda_machine.train_teacher(Plan(), tmp_path, 60.0)
+    assert [name for name, _ in asked] == ["upright", "walk", "walk", "assist"]
+    for (name, arguments), before in zip([asked[0], asked[2], asked[3]], ("", "upright", "walk"), strict=True):
+        assert arguments[arguments.index("--preset") + 1] == name
+        assert ("--from" in arguments) == bool(before)
+        if before:
+            assert arguments[arguments.index("--from") + 1] == str(tmp_path / before)
+        assert ("--no-check" in arguments) == (name != "assist"), "only the last stage is checked"
+    assert "--ppo.actor.hidden" in asked[0][1] and "--ppo.actors.human.hidden" in asked[3][1]
+    assert result["summary"] == {"fall_free_share": 1.0} and list(result["stages"]) == ["upright", "walk", "assist"]
