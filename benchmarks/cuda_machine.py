@@ -3,9 +3,9 @@
   python -m benchmarks.cuda_machine --out DIR --wheels FOLDER --minutes 9
 
 Installs the wheels that were carried along, looks at the GPU, compares MJX with the native engine there, measures the
-throughput table and where a training step's time goes, trains `quick` at 4096 environments and a whole teacher with 80
-muscles: standing, walking, the device. Every finished part is written to DIR/results.json at once; the next call goes on with what is missing. Exit code 0: all done; 3: call again;
-2: it cannot be done here.
+throughput table and where a training step's time goes, trains `quick` at 4096 environments and a whole teacher with
+80 muscles: standing, walking, the device. Every finished part is written to DIR/results.json at once; the next call
+goes on with what is missing. Exit code 0: all done; 3: call again; 2: it cannot be done here.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Plan:
 REHEARSAL = Plan(
     bodies=("myolegs26",), implementations=("jax",), batches=(8,), rounds=1, train_envs=8,
     train_arguments=("--ppo.total-steps", "512", "--ppo.unroll", "8"),
-    teacher_body="myolegs26", teacher=(Stage("upright", 64), Stage("assist", 64)), teacher_arguments=("--ppo.unroll", "8"),
+    teacher_body="myolegs26", teacher=(Stage("upright", 64), Stage("assist", 64)),
+    teacher_arguments=("--ppo.unroll", "8"),
 )  # fmt: skip
 
 
@@ -418,7 +419,9 @@ def show(results: Results) -> None:
             for r in rows
         ],
     )  # fmt: skip
-    print(json.dumps({k: v for k, v in results.parts.items() if k.startswith(("parity", "train", "teacher"))}, indent=1))
+    print(
+        json.dumps({k: v for k, v in results.parts.items() if k.startswith(("parity", "train", "teacher"))}, indent=1)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -430,7 +433,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install first")
     parser.add_argument("--site", type=Path, help="where wheels are unpacked (OUT/site); may be lost between calls")
     parser.add_argument("--minutes", type=float, default=9.0, help="return within about so long (9)")
-    parser.add_argument("--only", default="", help="comma-separated beginnings of parts: throughput,train,teacher,parity")
+    parser.add_argument(
+        "--only", default="", help="comma-separated beginnings of parts: throughput,train,teacher,parity"
+    )
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on any device: does the script work?")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if arguments.minutes <= 0:

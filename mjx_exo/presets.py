@@ -25,6 +25,7 @@ class TrainConfig:
 
 # The published bodies have next to no passive joint damping, and how much people have is not well known.
 _ANY_PASSIVE = (0.3, 1.5)
+_FAR = 0.99  # discount: 2 s ahead, so that a step counts that is needed for balance only after the next
 
 QUICK = TrainConfig(
     walking=WalkingConfig(
@@ -42,7 +43,7 @@ UPRIGHT = dataclasses.replace(
         QUICK.walking,
         wearers=16,
         wearer_range=WearerRange(passive=_ANY_PASSIVE),
-        command=CommandConfig(speed_m_s=(0.5, 1.6), stand_share=0.3, retry_share=0.6, resample_s=4.0, push_n=30.0),
+        command=CommandConfig(speed_m_s=(0.5, 1.6), stand_share=0.3, retry_share=0.6, resample_s=4.0, push_n=15.0),
         curriculum=CurriculumConfig(start_episode_s=6.0, rise_updates=300, widen_updates=200),
         strict=UPRIGHT_STRICT,
     ),
@@ -57,16 +58,17 @@ WALK = TrainConfig(
         command=CommandConfig(
             speed_m_s=(0.5, 1.95),
             slope_rad=(-math.radians(7.0), math.radians(7.0)),
-            stand_share=0.3,
+            stand_share=0.4,
             retry_share=0.6,
-            resample_s=5.0,
-            push_n=50.0,
+            resample_s=3.0,  # most falls are on the way from one command to another
+            push_n=15.0,  # whoever is pushed with 50 N walks in a crouch to be ready for it
         ),
-        curriculum=CurriculumConfig(start_episode_s=8.0, rise_updates=500, widen_updates=300),
+        curriculum=CurriculumConfig(start_episode_s=8.0, rise_updates=500, widen_updates=150),
         loose=dataclasses.replace(LOOSE, speed=1.0, alive=0.2),
         strict=REFINED,
     ),
-    ppo=PPOConfig(total_steps=20_000_000),
+    # Little noise learns little: from 0.12 to 0.06 left a fifth of the grid falling, from 0.15 to 0.08 an eighth.
+    ppo=PPOConfig(total_steps=20_000_000, actor=ActorConfig(std_start=0.18, std_end=0.08, discount=_FAR)),
 )
 
 _DEVICE = "hip_3200g"
@@ -79,7 +81,9 @@ WORN = dataclasses.replace(
         device_mode="worn",
         curriculum=CurriculumConfig(start_episode_s=0.0, rise_updates=1),
     ),
-    ppo=PPOConfig(total_steps=6_000_000, actor=ActorConfig(std_start=0.15, std_end=0.1, learning_rate=1e-4)),
+    ppo=PPOConfig(
+        total_steps=6_000_000, actor=ActorConfig(std_start=0.15, std_end=0.1, learning_rate=1e-4, discount=_FAR)
+    ),
 )
 ASSIST = dataclasses.replace(
     WORN,
@@ -93,6 +97,7 @@ ASSIST = dataclasses.replace(
                 std_floor_share=0.7,
                 kl_target=0.02,
                 learning_rate=1e-4,
+                discount=_FAR,
                 learns_from=0.15,
                 noise_falls_latest=0.0,
             ),
@@ -130,7 +135,7 @@ def continued(config: TrainConfig) -> TrainConfig:
     curriculum = dataclasses.replace(config.walking.curriculum, start_strictness=1.0, fall_back=0.0)
     actor = dataclasses.replace(
         config.ppo.actor,
-        std_start=min(config.ppo.actor.std_start, 0.15),
+        std_start=min(config.ppo.actor.std_start, 0.2),
         std_floor_share=0.7,
         kl_target=0.02,
         learning_rate=1e-4,

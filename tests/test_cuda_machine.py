@@ -44,7 +44,9 @@ def test_a_call_without_time_leaves_the_rest_for_the_next(on_a_machine, tmp_path
     assert on_a_machine == []
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
     assert len(on_a_machine) == 1 + 2 * 4 + 2 + 2 + 2 and "step myolegs 4096" in on_a_machine
-    assert on_a_machine[0] == "compile" and on_a_machine[9:11] == ["train", "teacher"], "what a GPU is needed for most comes first"
+    assert on_a_machine[0] == "compile" and on_a_machine[9:11] == ["train", "teacher"], (
+        "what a GPU is needed for most comes first"
+    )
     count = len(on_a_machine)
     assert work(Plan(), tmp_path, Clock(60.0), allow_cpu=True)
     assert len(on_a_machine) == count, "nothing is done twice"

@@ -96,6 +96,7 @@ def _config(plan: Plan, mode: str, steps: float, part: int, steady: bool = False
     base = plan.base
     human = ActorConfig(
         hidden=base.ppo.of("human").hidden,
+        discount=base.ppo.of("human").discount,
         learning_rate=LEARNING_RATE,
         learning_rate_bounds=(LEARNING_RATE, LEARNING_RATE),
         std_start=STD,
