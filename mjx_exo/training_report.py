@@ -51,13 +51,12 @@ def mean_policy(ppo: PPO, actors: dict[str, ActorState]) -> Act:
     return act
 
 
-def check_walking(config: TrainConfig, actors: dict[str, ActorState], seed: int = 1) -> tuple[WalkingEnv, Trials]:
+def check_walking(config: TrainConfig, env: WalkingEnv, actors: dict[str, ActorState], seed: int = 1) -> Trials:
     """Level trials at the middle of the commanded speeds, deterministic, starts spread over the gait cycle."""
-    env = evaluation_env(config, TRIALS, TRIAL_S)
     act = mean_policy(PPO(env, config.ppo), actors)
     speed = float(np.mean(config.walking.command.speed_m_s))
     state = start_walking(env, jax.random.key(seed), speed, 0.0)
-    return env, run_trials(env, act, state, TRIAL_S)
+    return run_trials(env, act, state, TRIAL_S)
 
 
 def keep_policy(config: TrainConfig, env: WalkingEnv, result: Any, folder: Path) -> None:
@@ -72,7 +71,9 @@ def keep_policy(config: TrainConfig, env: WalkingEnv, result: Any, folder: Path)
 
 def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]:
     """Walks the trained policy, writes summary.json and the pictures into the run folder, returns the summary."""
-    env, trials = check_walking(config, result.state.actors)
+    env = evaluation_env(config, TRIALS, TRIAL_S)
+    keep_policy(config, env, result, folder)  # before the trials, which take a while: nobody should lose it to them
+    trials = check_walking(config, env, result.state.actors)
     recordings = to_recordings(env, trials, label=folder.name)
     summary = walking_summary(trials, recordings) | {
         "speed_command_m_s": float(np.mean(config.walking.command.speed_m_s)),
@@ -81,7 +82,6 @@ def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]
         "seed": config.seed,
         "body": config.walking.body,
     }
-    keep_policy(config, env, result, folder)
     write_json(folder / "summary.json", summary)
     draw_run(recordings, summary["speed_command_m_s"], folder)
     return summary

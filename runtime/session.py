@@ -39,6 +39,8 @@ from runtime.witness import Answer, Witness
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMER_S = 0.01  # longest wait while frames are expected
+AWAKE_S = 0.001  # before a frame is due, this much of the wait is spent awake
+OVERDUE_S = 0.0005  # and this much after it was due
 RECONNECT_S = 1.0
 HINT_S = 5.0
 WIND_DOWN_S = 1.0
@@ -67,6 +69,7 @@ class Session:
         self._link: SerialLink | None = None
         self._link_rejected = self._lost_before = 0
         self._session = 0
+        self._period_s, self._due_s = math.inf, math.inf  # of the device's frames; when the next one is due
         self._last_row: np.ndarray | None = None
         self._student = _NAN_PAIR
         self._auto_arm = settings.arm
@@ -117,7 +120,7 @@ class Session:
             waiting.append(self._link.fileno())
         if self._console.fileno is not None:
             waiting.append(self._console.fileno)
-        ready, _, _ = select.select(waiting, [], [], TIMER_S)
+        ready = self._wait(waiting)
         now_s = self._clock()
         if self._link is not None and self._link.fileno() in ready:
             self._receive(now_s)
@@ -131,13 +134,30 @@ class Session:
                 self._command(now_s, command)
         self._follow(now_s)
 
+    def _wait(self, waiting: list[int]) -> list[int]:
+        """Blocks until something is there, `TIMER_S` at most; returns what.
+
+        The moment before a frame is due is spent awake, with the student computed once more on what it has seen: a
+        processor that slept and caches that went cold answer late.
+        """
+        pause_s = self._due_s - AWAKE_S - self._clock()
+        if not (0.0 < pause_s < TIMER_S and self._policy.full):
+            return select.select(waiting, [], [], TIMER_S)[0]
+        ready = select.select(waiting, [], [], pause_s)[0]
+        if not ready:
+            self._policy.infer()
+        while not ready and self._clock() < self._due_s + OVERDUE_S:
+            ready = select.select(waiting, [], [], 0.0)[0]
+        return ready or select.select(waiting, [], [], TIMER_S)[0]
+
     def _receive(self, woke_s: float) -> None:
         link = self._link
         frames = [message for message in link.receive() if isinstance(message, Sensor)]
         tally = self.tally
         tally.frames += len(frames)
         tally.first_s = woke_s if tally.first_s is None and frames else tally.first_s
-        tally.last_s = woke_s if frames else tally.last_s
+        if frames:
+            tally.last_s, self._due_s = woke_s, woke_s + self._period_s
         pending: tuple[Sensor, Observation] | None = None
         rows = 0
         for sample in frames:
@@ -234,6 +254,7 @@ class Session:
             link.close()
             raise
         self._link, self._session, self._first_frame = link, hello.session, True
+        self._period_s = 1.0 / acknowledged.rate_hz
         own = self.guard.config.limits
         limits = TorqueLimits(
             min(float(own.limit_nm), acknowledged.torque_limit_nm),
