@@ -21,7 +21,7 @@ from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, balance, held
-from mjx_exo.walking.rewards import standing_agreement
+from mjx_exo.walking.rewards import clock_agreement, standing_agreement
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
 N = 16
@@ -245,6 +245,12 @@ def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
     worth = np.asarray(standing_agreement(load, still, balanced))[:, 0]
     assert worth[2] == 1.0 and worth[0] < worth[1] < 1.0 and worth[4] < worth[3] < 1.0
     assert (np.asarray(standing_agreement(0.0 * load, still, balanced)) == 0).all()
+
+
+def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():
+    phase, load = jnp.array([[0.2, 0.7]] * 2), jnp.array([[1.0, 0.0]] * 2)
+    worth = clock_agreement(phase, load, jnp.zeros((2, 2)), jnp.array([False, True]))
+    np.testing.assert_allclose(worth, [[1.0, 1.0], [0.6, 0.6]])
 
 
 def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_step(env, reset):

@@ -31,7 +31,15 @@ from mjx_exo.walking.commands import (
 from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.device_side import DeviceSide
 from mjx_exo.walking.features import Feature, Kinematics, kinematics
-from mjx_exo.walking.gait_clock import advance_clock, balance, clock_frequency_hz, expected_speed, held, may_stand
+from mjx_exo.walking.gait_clock import (
+    advance_clock,
+    arriving,
+    balance,
+    clock_frequency_hz,
+    expected_speed,
+    held,
+    may_stand,
+)
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
@@ -258,6 +266,7 @@ class WalkingEnv:
                 speed_command_m_s=expected_speed(after, k),
                 leg_phase=jnp.stack([after.phase, (after.phase + 0.5) % 1.0], -1),
                 held=held(after, k),
+                arriving=arriving(after, k),
                 balance=balance(k, after.command.slope_rad),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
                 knee_rad=leg_angles[:, :, self.walkers.knee],

@@ -57,13 +57,17 @@ def held(state: EnvState, k: Kinematics) -> Array:
     return standing(state.command.speed_m_s) & _at_strike(state.phase) & may_stand(k, state.command.slope_rad)
 
 
+def arriving(state: EnvState, k: Kinematics) -> Array:
+    """[N] True in the last steps before standing."""
+    return standing(state.command.speed_m_s) & ~held(state, k)
+
+
 def expected_speed(state: EnvState, k: Kinematics) -> Array:
     """Speed [N] in m/s that a walker is judged against: the commanded one, or in the last steps any slow one forwards.
 
     Who is to brake at once does so in the middle of a step, with the weight behind the feet, and falls backwards.
     """
-    arriving = standing(state.command.speed_m_s) & ~held(state, k)
-    return jnp.where(arriving, jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S), state.command.speed_m_s)
+    return jnp.where(arriving(state, k), jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S), state.command.speed_m_s)
 
 
 def advance_clock(phase: Array, speed_m_s: Array, bend: Array, may_stand: Array, dt_s: float) -> Array:

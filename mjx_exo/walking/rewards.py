@@ -23,6 +23,7 @@ PASSING = (0.68, 0.93)  # share in which the toes should pass well above the flo
 STRIKE = (0.95, 0.02)  # from and to which share the heel should be lower than the toes
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
+_ARRIVING = 0.6  # what a step before standing is worth, relative to one in a walk
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
@@ -48,6 +49,7 @@ class RewardInputs(NamedTuple):
     speed_command_m_s: Array  # [N]
     leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
     held: Array  # [N] True where the clock is held: standing
+    arriving: Array  # [N] True in the last steps before standing
     balance: Array  # [N] where the extrapolated centre of mass lies: 0 at the heels, 1 at the toes
     hip_rotation_rad: Array  # [N, 2]
     knee_rad: Array  # [N, 2] flexion
@@ -55,14 +57,18 @@ class RewardInputs(NamedTuple):
     impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
 
 
-def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array) -> Array:
-    """0…1 per leg: in stance, loaded and still; in swing, unloaded; free in between. All [N, 2]."""
+def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arriving: Array) -> Array:
+    """0…1 per leg: in stance, loaded and still; in swing, unloaded; free in between. All [N, 2]; arriving [N] bool.
+
+    The steps before standing are worth less than standing: who earned as much in them would go on for ever.
+    """
     loaded = jnp.clip(load_bw / _LOADED_BW, 0.0, 1.0)
     lifted = 1.0 - jnp.clip(load_bw / _DRAGGED_BW, 0.0, 1.0)
     stance = (phase >= STANCE[0]) & (phase < STANCE[1])
     swing = (phase >= SWING[0]) & (phase < SWING[1])
     still = jnp.exp(-4.0 * foot_speed_m_s**2)
-    return jnp.where(stance, loaded * still, jnp.where(swing, lifted, 0.5))
+    agreement = jnp.where(stance, loaded * still, jnp.where(swing, lifted, 0.5))
+    return agreement * jnp.where(arriving, _ARRIVING, 1.0)[:, None]
 
 
 def standing_agreement(load_bw: Array, foot_speed_m_s: Array, balance: Array) -> Array:
@@ -100,7 +106,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "clock": jnp.where(
             x.held[:, None],
             standing_agreement(load, foot_speed, x.balance),
-            clock_agreement(x.leg_phase, load, foot_speed),
+            clock_agreement(x.leg_phase, load, foot_speed, x.arriving),
         ).mean(axis=-1),
         "alive": jnp.ones_like(speed_error),
         "heel_first": (early * toe_above_heel).sum(axis=-1),
