@@ -193,7 +193,15 @@ def test_nothing_follows_a_fall_and_a_time_limit_bootstraps() -> None:
     [(0.1, 1e-3, 1e-3 / 1.5), (0.012, 1e-3, 1e-3), (0.001, 1e-3, 1.5e-3), (0.1, 1e-5, 1e-5), (0.0, 2e-3, 2e-3)],
 )
 def test_step_size_follows_the_divergence_within_its_bounds(kl: float, rate: float, expected: float) -> None:
-    assert float(losses.steer(ActorConfig(), jnp.float32(rate), jnp.float32(kl))) == pytest.approx(expected)
+    for fallen in (0.0, 1.0):
+        steered = losses.steer(ActorConfig(), jnp.float32(rate), jnp.float32(kl), jnp.float32(fallen))
+        assert float(steered) == pytest.approx(expected)
+
+
+def test_the_divergence_asked_for_falls_with_the_noise() -> None:
+    config, rate = ActorConfig(kl_target=0.02, kl_target_end=0.005), jnp.float32(1e-3)
+    after = [float(losses.steer(config, rate, jnp.float32(0.015), jnp.float32(fallen))) for fallen in (0.0, 0.5, 1.0)]
+    assert after == pytest.approx([1e-3, 1e-3, 1e-3 / 1.5])
 
 
 def test_noise_waits_for_long_episodes_or_a_late_hour() -> None:

@@ -28,6 +28,9 @@ class ActorConfig:
     """Adam step size of the value network, constant."""
     kl_target: float = 0.012
     """KL divergence (nats) between the policy before and after an update that the step size is steered to."""
+    kl_target_end: float = 0.0
+    """The same once the noise has fallen, geometrically in between; 0: it stays. With little noise an update of the
+    same divergence learns less and drifts as far."""
     kl_factor: float = 1.5
     """The step size is divided (multiplied) by this when the divergence is above twice (below half) its target."""
     discount: float = 0.985
@@ -76,7 +79,7 @@ class ActorConfig:
         _require("std_floor_share", self.std_floor_share, 0 < self.std_floor_share <= 1, "above 0, at most 1")
         _require("std_start", self.std_start, self.std_start > 0, "above 0")
         _require("std_end", self.std_end, 0 < self.std_end <= self.std_start, "above 0, at most std_start")
-        for name in ("entropy_cost", "noise_falls_after_s"):
+        for name in ("entropy_cost", "noise_falls_after_s", "kl_target_end"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
 
     @property

@@ -71,10 +71,11 @@ def value_loss(params: Any, rows: dict[str, jax.Array], nets: networks.ActorNetw
     return 0.5 * jnp.mean(jnp.square(nets.value.apply(None, params, rows["privileged"]) - rows["target"]))
 
 
-def steer(config: ActorConfig, learning_rate: jax.Array, kl: jax.Array) -> jax.Array:
+def steer(config: ActorConfig, learning_rate: jax.Array, kl: jax.Array, noise_fallen: jax.Array) -> jax.Array:
     """The next step size: smaller if the last update moved the policy too far, larger if hardly, within its bounds."""
-    smaller = jnp.where(kl > 2 * config.kl_target, learning_rate / config.kl_factor, learning_rate)
-    steered = jnp.where(kl < 0.5 * config.kl_target, learning_rate * config.kl_factor, smaller)
+    target = config.kl_target * ((config.kl_target_end or config.kl_target) / config.kl_target) ** noise_fallen
+    smaller = jnp.where(kl > 2 * target, learning_rate / config.kl_factor, learning_rate)
+    steered = jnp.where(kl < 0.5 * target, learning_rate * config.kl_factor, smaller)
     return jnp.clip(steered, *config.learning_rate_bounds)
 
 

@@ -255,7 +255,9 @@ class PPO:
             value_params=end[1],
             policy_optimizer=end[2],
             value_optimizer=end[3],
-            learning_rate=jnp.where(waits, actor.learning_rate, losses.steer(config, actor.learning_rate, kl)),
+            learning_rate=jnp.where(
+                waits, actor.learning_rate, losses.steer(config, actor.learning_rate, kl, actor.noise_fallen)
+            ),
             noise_fallen=losses.let_noise_fall(config, actor.noise_fallen, batch.stats, self.updates),
         )
         stats = {name: jnp.mean(value) for name, value in stats.items()} | value_stats | {"kl": kl}
