@@ -21,7 +21,7 @@ from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, balance, held
-from mjx_exo.walking.rewards import clock_agreement, standing_agreement
+from mjx_exo.walking.rewards import clock_agreement, heel_agreement, standing_agreement
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
 N = 16
@@ -245,6 +245,13 @@ def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
     worth = np.asarray(standing_agreement(load, still, balanced))[:, 0]
     assert worth[2] == 1.0 and worth[0] < worth[1] < 1.0 and worth[4] < worth[3] < 1.0
     assert (np.asarray(standing_agreement(0.0 * load, still, balanced)) == 0).all()
+
+
+def test_toes_may_not_come_down_before_the_foot_has_landed():
+    phase, down = jnp.array([[0.97, 0.04, 0.04, 0.5]]), jnp.full((1, 4), -0.03)
+    load = jnp.array([[0.0, 0.0, 0.3, 0.0]])
+    np.testing.assert_allclose(heel_agreement(phase, load, down), [[-1.0, -1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(heel_agreement(phase, load, -down), [[1.0, 1.0, 0.0, 0.0]])
 
 
 def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():

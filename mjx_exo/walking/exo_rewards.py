@@ -16,7 +16,7 @@ TERMS = ("effort", "joint_power", "agreement", "smoothness", "standing", "alive"
 
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
-_AGREEMENT = 1.0  # per W/kg of device power, negative power counting three times
+_AGREEMENT = 2.0  # per W/kg of device power, negative power counting three times
 _SMOOTHNESS = -2.0  # per squared change of the requested torque, in torque limits
 _STANDING = -10.0  # per squared torque request, in torque limits, while the wearer is to stand still
 _ALIVE = 1.5  # more than everything else costs, or falling early would pay

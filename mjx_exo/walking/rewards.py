@@ -17,13 +17,14 @@ from mjx_exo.physics.interface import Readings
 from mjx_exo.walking.config import RewardWeights
 from mjx_exo.walking.features import Kinematics
 
-STANCE = (0.02, 0.48)  # share of the gait cycle in which a foot should carry load
-SWING = (0.52, 0.98)  # share in which it should not
+STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry load
+SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
-STRIKE = (0.95, 0.02)  # from and to which share the heel should be lower than the toes
+STRIKE = (0.95, 0.10)  # from and to which share the heel of a foot in the air should be lower than its toes
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _ARRIVING = 0.6  # what a step before standing is worth, relative to one in a walk
+_TOUCHED_BW = 0.05  # a foot that carries this much has landed
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
@@ -71,6 +72,15 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arrivin
     return agreement * jnp.where(arriving, _ARRIVING, 1.0)[:, None]
 
 
+def heel_agreement(phase: Array, load_bw: Array, toe_above_heel_m: Array) -> Array:
+    """-3…1 per leg that is about to land: 1 with the toes 3 cm above the heel or more; 0 otherwise. All [N, 2].
+
+    It counts until the foot has landed, so that its end cannot be waited for.
+    """
+    reaching = ((phase < STRIKE[1]) | (phase > STRIKE[0])) & (load_bw < _TOUCHED_BW)
+    return reaching * jnp.clip(toe_above_heel_m / 0.03, -3.0, 1.0)
+
+
 def standing_agreement(load_bw: Array, foot_speed_m_s: Array, balance: Array) -> Array:
     """0…1 per leg: loaded and still, the weight above the middle of the feet. [N, 2]; balance [N]."""
     off = jnp.maximum(jnp.abs(balance - _MIDDLE) - _FREE_SWAY, 0.0)[:, None]
@@ -87,8 +97,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    early = ((x.leg_phase < STRIKE[1]) | (x.leg_phase > STRIKE[0])) & ~x.held[:, None]
-    toe_above_heel = jnp.clip((k.toe_m[..., 2] - k.heel_m[..., 2]) / 0.03, -3.0, 1.0)
+    heel_first = heel_agreement(x.leg_phase, load, k.toe_m[..., 2] - k.heel_m[..., 2])
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
@@ -109,7 +118,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
             clock_agreement(x.leg_phase, load, foot_speed, x.arriving),
         ).mean(axis=-1),
         "alive": jnp.ones_like(speed_error),
-        "heel_first": (early * toe_above_heel).sum(axis=-1),
+        "heel_first": jnp.where(x.held[:, None], 0.0, heel_first).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
         # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
