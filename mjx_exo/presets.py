@@ -61,6 +61,7 @@ WALK = TrainConfig(
             stand_share=0.4,
             retry_share=0.6,
             resample_s=3.0,  # most falls are on the way from one command to another
+            aside_m=0.8,  # or the line is left by 1.5 m within 20 s of walking, which no episode lasts
             push_n=15.0,  # whoever is pushed with 50 N walks in a crouch to be ready for it
         ),
         curriculum=CurriculumConfig(start_episode_s=8.0, rise_updates=500, widen_updates=150),

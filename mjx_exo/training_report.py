@@ -35,7 +35,9 @@ TRIAL_S = 10.0
 
 def evaluation_env(config: TrainConfig, num_envs: int, trial_s: float, **changes: Any) -> WalkingEnv:
     """The task of a training without pushes, without standing and without a time limit inside a trial."""
-    command = dataclasses.replace(config.walking.command, push_n=0.0, resample_s=0.0, stand_share=0.0, retry_share=0.0)
+    command = dataclasses.replace(
+        config.walking.command, push_n=0.0, resample_s=0.0, stand_share=0.0, retry_share=0.0, aside_m=0.0
+    )
     walking = dataclasses.replace(
         config.walking, num_envs=num_envs, episode_s=trial_s + 1.0, command=command, **changes
     )

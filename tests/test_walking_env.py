@@ -100,6 +100,14 @@ def test_starts_are_in_motion_and_spread_over_the_cycle(env, rolled):
     assert np.all(np.asarray(state.physics.qvel[:, 0]) > 0)
 
 
+def test_starts_are_spread_beside_the_line_where_that_is_asked_for(env):
+    assert not np.asarray(env.reset(jax.random.key(0)).physics.qpos[:, 1]).any()
+    command = dataclasses.replace(env.config.command, aside_m=0.8)
+    beside = build_environment(dataclasses.replace(env.config, command=command)).reset(jax.random.key(0))
+    y = np.asarray(beside.physics.qpos[:, 1])
+    assert y.min() < -0.3 and y.max() > 0.3 and np.abs(y).max() <= 0.8
+
+
 def test_same_key_same_result(reset, rolled):
     again = reset(jax.random.key(0))
     for a, b in zip(jax.tree.leaves(again.observation), jax.tree.leaves(rolled[0].observation), strict=True):

@@ -46,8 +46,8 @@ UPRIGHT_STRICT = dataclasses.replace(
     STRICT, speed=1.2, clock=1.0, alive=0.3, heel_first=0.3, impact=-0.6, stretch=-3.0,
 )  # fmt: skip
 REFINED = dataclasses.replace(
-    UPRIGHT_STRICT, speed=1.5, heel_first=1.0, effort=-6.0, maintenance=-0.8, limits=-0.015, impact=-4.0, loading=-5.0,
-    stretch=-4.0, smoothness=-0.08, hip_rotation=-0.6,
+    UPRIGHT_STRICT, speed=1.5, heading=0.2, heel_first=1.0, effort=-6.0, maintenance=-0.8, limits=-0.015, impact=-4.0,
+    loading=-5.0, stretch=-4.0, smoothness=-0.08, hip_rotation=-0.6,
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ class CommandConfig:
     resample_s: float = 0.0  # mean time between new commands in mid-episode; 0: only at the start
     speed_rate_m_s2: float = 0.4  # how fast a speed command may change
     slope_rate_rad_s: float = 0.05  # how fast the slope may change
+    aside_m: float = 0.0  # starts are up to this far beside the line that is to be walked on
     push_n: float = 0.0  # largest push on the pelvis once training is strict
     push_every_s: float = 3.0  # mean time between pushes
     push_s: float = 0.2  # duration of a push

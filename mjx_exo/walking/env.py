@@ -311,6 +311,10 @@ class WalkingEnv:
         qpos = self._starts["qpos"][self.walkers.wearer_of, index]
         noise = 0.02 * jax.random.normal(noise_key, (n, qpos.shape[1] - 7))
         qpos = jnp.concatenate([qpos[:, :7], qpos[:, 7:] + noise], -1)
+        aside = self.config.command.aside_m
+        qpos = qpos.at[:, 1].add(
+            jax.random.uniform(jax.random.fold_in(noise_key, 1), (n,), minval=-aside, maxval=aside)
+        )
         qvel = self._starts["qvel"][self.walkers.wearer_of, index] * scale[:, None]
         sway = upright * jax.random.uniform(
             jax.random.fold_in(speed_key, 1), (n,), minval=SWAY_M_S[0], maxval=SWAY_M_S[1]

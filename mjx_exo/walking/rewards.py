@@ -110,7 +110,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "speed": 0.4 * jnp.exp(-3.0 * speed_error**2)
         + 0.3 * jnp.exp(-40.0 * speed_error**2)
         + 0.3 * jnp.exp(-10.0 * jnp.abs(speed_error)),
-        "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2),
+        "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2 - 0.5 * k.position_m[:, 1] ** 2),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": jnp.where(
             x.held[:, None],
