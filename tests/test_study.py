@@ -88,6 +88,11 @@ def test_the_human_learns_the_same_in_every_arm():
         assert config.walking.loose == WALK.walking.loose and config.walking.strict == WALK.walking.strict
 
 
+def test_everybody_looks_as_far_ahead_as_the_walker_did():
+    far = WALK.ppo.of("human").discount
+    assert {stage.config.ppo.of("human").discount for stage in arms.stages(plan())} == {far}
+
+
 def test_only_the_device_learns_on_a_steady_person_and_mass_comes_first():
     listed = arms.stages(plan())
     names = [stage.name for stage in arms.chain(listed, "assisted")]
@@ -112,7 +117,8 @@ def test_only_the_device_learns_on_a_steady_person_and_mass_comes_first():
         ),
         (
             lambda c: dataclasses.replace(
-                c, ppo=dataclasses.replace(c.ppo, actors={"human": arms.ActorConfig(learning_rate=1e-3)})),
+                c, ppo=dataclasses.replace(
+                    c.ppo, actors={"human": dataclasses.replace(c.ppo.of("human"), learning_rate=1e-3)})),
             "learning_rate",
         ),
         (lambda c: dataclasses.replace(c, walking=dataclasses.replace(c.walking, wearer_seed=9)), "wearer_seed"),
