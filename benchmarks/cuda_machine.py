@@ -260,7 +260,7 @@ def run_training(folder: Path, arguments: Sequence[str], seconds: float) -> bool
         process.send_signal(signal.SIGTERM)
         code = process.wait()
     print(f"training ran for {time.monotonic() - began:.0f} s", flush=True)
-    if code not in (0, 130):
+    if code not in (0, 130, -signal.SIGTERM):  # the last where it was stopped before it had begun
         raise UserError(f"the training in {folder} ended with exit code {code}; its messages are above")
     return code == 0
 

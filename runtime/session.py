@@ -72,6 +72,7 @@ class Session:
         self._period_s, self._due_s = math.inf, math.inf  # of the device's frames; when the next one is due
         self._last_row: np.ndarray | None = None
         self._student = _NAN_PAIR
+        self._inference_s = math.inf  # how long the last one took
         self._auto_arm = settings.arm
         self._deadline_s = math.inf
         self._wind_down_s = math.inf
@@ -135,20 +136,22 @@ class Session:
         self._follow(now_s)
 
     def _wait(self, waiting: list[int]) -> list[int]:
-        """Blocks until something is there, `TIMER_S` at most; returns what.
+        """Blocks until something is there, for `TIMER_S` at most; returns what.
 
         The moment before a frame is due is spent awake, with the student computed once more on what it has seen: a
-        processor that slept and caches that went cold answer late.
+        processor that slept and caches that went cold answer late. Where that takes too long it is left out, or the
+        frame would wait for it.
         """
-        pause_s = self._due_s - AWAKE_S - self._clock()
-        if not (0.0 < pause_s < TIMER_S and self._policy.full):
+        began_s = self._clock()
+        pause_s = self._due_s - AWAKE_S - began_s
+        if not (0.0 < pause_s < TIMER_S and self._inference_s < 0.5 * AWAKE_S):
             return select.select(waiting, [], [], TIMER_S)[0]
         ready = select.select(waiting, [], [], pause_s)[0]
         if not ready:
             self._policy.infer()
         while not ready and self._clock() < self._due_s + OVERDUE_S:
             ready = select.select(waiting, [], [], 0.0)[0]
-        return ready or select.select(waiting, [], [], TIMER_S)[0]
+        return ready or select.select(waiting, [], [], max(0.0, began_s + TIMER_S - self._clock()))[0]
 
     def _receive(self, woke_s: float) -> None:
         link = self._link
@@ -202,7 +205,7 @@ class Session:
         if new_rows and self._policy.full:
             started_s = self._clock()
             right, left = self._policy.infer().tolist()
-            inference_s = self._clock() - started_s
+            inference_s = self._inference_s = self._clock() - started_s
             self._student = student = (right, left)
             tally.inferences += 1
             tally.inference.add(inference_s)

@@ -41,7 +41,7 @@ STRICT = RewardWeights(
 # Without the clock weighing about as much as the speed, the legs swing late: toe-off at 64 % of the cycle, the hip
 # stretched to -19 degrees, the knee bent to 33 in loading. Heels down first, or the toes are. With speed worth less,
 # people walk at 1.0 m/s when told 1.25. Who is to land heels first lands hard (1.4 body weights after 60 ms), unless
-# impact and loading cost more than for those who land on their toes; at -6 and -8 the knee bends to 32 degrees instead.
+# impact and loading cost more than for those who land on their toes; then the knee bends to 30 degrees instead.
 UPRIGHT_STRICT = dataclasses.replace(
     STRICT, speed=1.2, clock=1.0, alive=0.3, heel_first=0.3, impact=-0.6, stretch=-3.0,
 )  # fmt: skip
