@@ -133,12 +133,14 @@ def test_who_drives_is_settled_per_environment(env, rolled):
     assert np.all(np.asarray(requested)[:, 2] == 0.0)
     last = 3  # before the episode of 0.08 s ends
     mass = np.asarray(env.body_mass_kg)
-    step = PROFILE.torque.rate_limit_nm_s * env.tick_s
+    rate, period_s, late_s = PROFILE.torque.rate_limit_nm_s, env.tick_s, np.asarray(env.device_side.late_s)[:, 0]
     for n, source in ((0, ticks.student), (1, ticks.teacher)):
         wanted = np.asarray(source)[:last].reshape(-1, N, 2)[:, n] * mass[n]
-        now = np.zeros(2)
+        now = applied = np.zeros(2)
         for row in wanted:
-            now = now + np.clip(row - now, -step, step)
+            before, now = now, applied + np.clip(row - applied, -rate * period_s, rate * period_s)
+            for command, time_s in ((before, late_s[n]), (now, period_s - late_s[n])):
+                applied = applied + np.clip(command - applied, -rate * time_s, rate * time_s)
         np.testing.assert_allclose(np.asarray(requested)[last - 1, n], now, atol=0.05)
     assert np.asarray(fresh).any()
 

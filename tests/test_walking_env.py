@@ -339,7 +339,7 @@ def test_the_device_obeys_its_profile_and_shares_the_wearers_mass(env, assisted)
     assert env.engine._jobs[0].model.body_mass.sum() - bare.engine._jobs[0].model.body_mass.sum() == pytest.approx(3.2)
     state = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(env.step)
-    before = np.asarray(state.exo.requested_nm)
+    before = np.asarray(state.exo.applied_nm)
     limit = np.asarray(env.device_side.limits.limit_nm)
     for key in jax.random.split(jax.random.key(1), 12):
         action = {
@@ -347,7 +347,7 @@ def test_the_device_obeys_its_profile_and_shares_the_wearers_mass(env, assisted)
             "exo": 20.0 * jax.random.normal(key, (4, 2)),
         }
         state = step(state, action)
-        now = np.asarray(state.exo.requested_nm)
+        now = np.asarray(state.exo.applied_nm)
         assert np.all(np.abs(now) <= limit + 1e-4)
         alive = np.asarray(state.terminated + state.truncated) == 0
         assert np.all(np.abs(now - before)[alive] <= 150.0 * 0.02 + 1e-3)

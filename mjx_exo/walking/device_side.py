@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mjx_exo.device import DeviceProfile, limit_torque
 from mjx_exo.walking.state import Exo
 
+LATEST_ANSWER_S = 0.01
+"""An answer reaches the controller up to this long after its sample was taken, and at the latest with the next one."""
+GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # its multiples are spread evenly over 0 to 1, however many
+
 
 class DeviceSide:
-    """An active device on N wearers of `body_mass_kg` [N]; torques in Nm, right and left, flexion positive."""
+    """An active device on N wearers of `body_mass_kg` [N]; torques in Nm, right and left, flexion positive.
+
+    As on the device, the limiter measures the rate from the torque that the newest sample says is applied, and the
+    controller moves towards the newest answer at that rate. So the later an answer arrives, the slower the torque: at
+    most rate · (1 − lateness / two periods). The N links are late by times spread evenly over 0 to `LATEST_ANSWER_S`,
+    the first by none.
+    """
 
     def __init__(self, profile: DeviceProfile, body_mass_kg: Array, control_dt_s: float):
         self.ticks = max(1, round(control_dt_s * profile.link.rate_hz))  # of the controller in one control step
@@ -19,6 +30,8 @@ class DeviceSide:
         self.delay_ticks = max(1, round(profile.actuator.delay_s * profile.link.rate_hz))
         limits = jax.tree.map(jnp.asarray, profile.limits(body_mass_kg))
         self.limits = limits._replace(limit_nm=limits.limit_nm[:, None])
+        spread = np.modf(np.arange(len(body_mass_kg)) * GOLDEN)[0][:, None]
+        self.late_s = jnp.asarray(spread * min(LATEST_ANSWER_S, self.tick_s), jnp.float32)  # [N, 1]
 
     def torque(self, action: Array) -> Array:
         """Desired torque [N, 2] of an exoskeleton action [N, 2] in right–left order."""
@@ -26,6 +39,13 @@ class DeviceSide:
 
     def pass_on(self, exo: Exo, wanted_nm: Array, hip_velocity_rad_s: Array) -> tuple[Exo, Array]:
         """One tick: the wanted torque [N, 2] goes through the limiter and on its way; out comes what arrives [N, 2]."""
-        requested = limit_torque(self.limits, wanted_nm, exo.requested_nm, hip_velocity_rad_s, self.tick_s)
+        requested = limit_torque(self.limits, wanted_nm, exo.applied_nm, hip_velocity_rad_s, self.tick_s)
+        applied = self._towards(exo.requested_nm, exo.applied_nm, self.late_s)  # while the answer is on its way
+        applied = self._towards(requested, applied, self.tick_s - self.late_s)
         arrived = exo.delayed_nm[:, 0]
-        return Exo(requested, jnp.concatenate([exo.delayed_nm[:, 1:], requested[:, None]], 1)), arrived
+        delayed = jnp.concatenate([exo.delayed_nm[:, 1:], applied[:, None]], 1)
+        return Exo(wanted_nm, requested, applied, delayed), arrived
+
+    def _towards(self, command_nm: Array, applied_nm: Array, time_s: Array) -> Array:
+        step = self.limits.rate_limit_nm_s * time_s
+        return applied_nm + jnp.clip(command_nm - applied_nm, -step, step)

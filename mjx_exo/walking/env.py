@@ -332,7 +332,7 @@ class WalkingEnv:
             sensors=sensors,
             readings=readings._replace(sensors=sensors),
             command=command,
-            exo=Exo(jnp.zeros((n, 2)), jnp.zeros((n, self._delay, 2))),
+            exo=Exo(*[jnp.zeros((n, 2))] * 3, jnp.zeros((n, self._delay, 2))),
             curriculum=curriculum,
             phase=phase,
             speed_filtered_m_s=qvel[:, 0],

@@ -17,7 +17,7 @@ TERMS = ("effort", "joint_power", "agreement", "smoothness", "standing", "alive"
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
 _AGREEMENT = 2.0  # per W/kg of device power, negative power counting three times
-_SMOOTHNESS = -2.0  # per squared change of the requested torque, in torque limits
+_SMOOTHNESS = -6.0  # per squared change of the wanted torque, in torque limits: what a student has to imitate
 _STANDING = -10.0  # per squared torque request, in torque limits, while the wearer is to stand still
 _ALIVE = 1.5  # more than everything else costs, or falling early would pay
 
@@ -27,7 +27,7 @@ def reward_terms(before: Any, after: Any, limits: Any, body_mass_kg: Array) -> d
     readings = after.readings
     positive = readings.exo_positive_power_w.sum(-1) / body_mass_kg
     negative = (readings.exo_positive_power_w - readings.exo_power_w).sum(-1) / body_mass_kg
-    change = (after.exo.requested_nm - before.exo.requested_nm) / limits.limit_nm
+    change = (after.exo.wanted_nm - before.exo.wanted_nm) / limits.limit_nm
     return {
         "effort": _EFFORT * (after.physics.activation**2).mean(-1),
         "joint_power": _JOINT_POWER * readings.positive_power_w.sum(-1) / body_mass_kg,

@@ -51,7 +51,7 @@ def observe(env: WalkingEnv, state: EnvState) -> dict[str, Array]:
         "activation": state.physics.activation,
         "excitation": env.human_actions.excitation(state.previous_action),
         "exo_torque_nm": state.physics.exo_torque_nm,
-        "exo_request_nm": state.exo.requested_nm,
+        "exo_request_nm": state.exo.applied_nm,
         "thigh_gyro": sagittal_gyro(k.thigh_gyro_rad_s),
         "heel": k.heel_m,
         "toe": k.toe_m,

@@ -27,7 +27,9 @@ class Actor:
 class Exo(NamedTuple):
     """The device's controller side: what was asked last and what is still on its way. Flexion positive."""
 
-    requested_nm: Array  # [N, 2], after the limiter, before delay and actuator lag
+    wanted_nm: Array  # [N, 2], what the policy asked for last
+    requested_nm: Array  # [N, 2], what the limiter made of it
+    applied_nm: Array  # [N, 2], what the controller commands its actuators now, before delay and actuator lag
     delayed_nm: Array  # [N, D, 2], oldest first
 
 
