@@ -19,9 +19,10 @@ from mjx_exo.musculoskeletal.skeleton import ContactOptions
 from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
-from mjx_exo.walking.config import CommandConfig, CurriculumConfig, WalkingConfig
+from mjx_exo.walking.config import LOOSE, STRICT, CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, balance, held
-from mjx_exo.walking.rewards import clock_agreement, heel_agreement, standing_agreement
+from mjx_exo.walking.rewards import clock_agreement, heading_agreement, heel_agreement, standing_agreement
+from mjx_exo.walking.rollout import metabolic_power_w
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
 N = 16
@@ -32,8 +33,11 @@ def env():
     command = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1), push_n=50.0, resample_s=1.0)
     curriculum = CurriculumConfig(start_episode_s=6.0, rise_updates=10, widen_updates=5, fall_back=0.5)
     return build_environment(
-        WalkingConfig(num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2)
-    )
+        WalkingConfig(
+            num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2,
+            loose=dataclasses.replace(LOOSE, metabolic=-0.5), strict=dataclasses.replace(STRICT, metabolic=-0.5),
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,19 @@ def test_every_reward_term_is_logged_and_sums_to_the_reward(rolled):
     terms = [v for name, v in state.metrics.items() if name.startswith("reward/")]
     assert len(terms) == len(dataclasses.fields(type(WalkingConfig().loose)))
     np.testing.assert_allclose(np.sum(terms, axis=0), np.asarray(state.reward["human"]), atol=1e-5)
+
+
+def test_a_walker_pays_for_the_energy_that_the_evaluation_counts(env, rolled):
+    state = rolled[5]
+    going = np.asarray(state.terminated + state.truncated) == 0
+    series = {name: np.asarray(getattr(state.readings, name))[None] for name in ("fibre_length", "fibre_velocity")}
+    series["activation"] = np.asarray(state.physics.activation)[None]
+    series["excitation"] = np.asarray(env.human_actions.excitation(state.previous_action))[None]
+    rate_w_kg = metabolic_power_w(env, series)[0][0].sum(-1) / np.asarray(env.body_mass_kg)
+    paid = np.asarray(state.metrics["reward/metabolic"])
+    assert rate_w_kg.min() < 20.0 < rate_w_kg.max()
+    expected = -0.5 * np.minimum(rate_w_kg, 40.0) / (0.5 + np.asarray(state.command.speed_m_s))
+    np.testing.assert_allclose(paid[going], expected[going], rtol=1e-3)
 
 
 def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env, rolled):
@@ -256,10 +273,22 @@ def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
 
 
 def test_toes_may_not_come_down_before_the_foot_has_landed():
-    phase, down = jnp.array([[0.97, 0.04, 0.04, 0.5]]), jnp.full((1, 4), -0.03)
-    load = jnp.array([[0.0, 0.0, 0.3, 0.0]])
-    np.testing.assert_allclose(heel_agreement(phase, load, down), [[-1.0, -1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(heel_agreement(phase, load, -down), [[1.0, 1.0, 0.0, 0.0]])
+    phase, down = jnp.array([[0.97, 0.04, 0.04, 0.5]]), jnp.full((1, 4), -0.05)
+    load, loaded = jnp.array([[0.0, 0.0, 0.3, 0.0]]), jnp.array([[0.0, 0.0, 0.3, 0.3]])
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, down), [[-1.0, -1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down), [[1.0, 1.0, 0.0, 0.0]])
+    landing = heel_agreement(phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.1]]).T)
+    np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0])  # touching twice earns nothing
+
+
+def test_who_walks_beside_the_line_is_to_turn_towards_it():
+    offset, speed = jnp.array([0.5, 0.5, 0.5, 2.0]), jnp.full(4, 1.0)  # to the left of it
+    yaw = jnp.array([-0.15, 0.0, 0.15, -0.2])
+    worth = np.asarray(heading_agreement(offset, yaw, speed * yaw, speed))
+    assert worth[0] == pytest.approx(1.0) and worth[3] == pytest.approx(1.0)
+    assert 1.0 > worth[1] > worth[2]
+    still = heading_agreement(offset, jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
+    np.testing.assert_allclose(still, 1.0)  # who stands may stand where they are
 
 
 def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():

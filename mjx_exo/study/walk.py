@@ -23,7 +23,6 @@ from mjx_exo.gait.files import write_json
 from mjx_exo.gait.power import effort_measures, mechanical_measures, time_mean, whole_strides_s
 from mjx_exo.gait.recording import Recording
 from mjx_exo.gait.strides import Stride, find_strides, mean_speed_m_s, of_side, over_cycle
-from mjx_exo.musculoskeletal import energetics
 from mjx_exo.musculoskeletal.wearer import Wearer, draw_wearers
 from mjx_exo.walking.env import WalkingEnv
 from mjx_exo.walking.rollout import Trials, run_trials, start_walking, to_recordings
@@ -170,17 +169,10 @@ def _measures(env: WalkingEnv, trials: Trials, recordings: list[Recording], stri
 
 def bhargava_power_w(env: WalkingEnv, series: dict[str, np.ndarray]) -> np.ndarray:
     """Metabolic power of all muscles together [T, N] in W after Bhargava 2004."""
-    body, wearers = env.engine.body, env.engine.wearers
-    muscles = jax.tree.map(
-        lambda *rows: np.stack(rows)[np.asarray(env.engine.wearer_of)], *[body.muscle_parameters(w) for w in wearers]
+    power = env.metabolism.bhargava_w(
+        series["excitation"], series["activation"], series["fibre_length"], series["fibre_velocity"]
     )
-    path_m = series["fibre_length"] * muscles.optimal_length_m + muscles.rest_length_m
-    fibre = energetics.fibre_state(
-        series["activation"], path_m, series["fibre_velocity"] * muscles.optimal_length_m, muscles
-    )
-    constants = energetics.muscle_energetics(body.muscle_names, muscles)
-    power = energetics.bhargava_power(series["excitation"], series["activation"], fibre, constants)
-    return np.asarray(power.total_w).sum(axis=-1)
+    return np.asarray(power).sum(axis=-1)
 
 
 def trunk_lean_deg(recording: Recording, span_s: tuple[float, float]) -> float:

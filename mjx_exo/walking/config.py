@@ -20,6 +20,7 @@ class RewardWeights:
     heel_first: float = 0.0
     effort: float = -0.5
     maintenance: float = 0.0
+    metabolic: float = 0.0
     limits: float = -0.001
     impact: float = -0.05
     loading: float = 0.0
@@ -46,7 +47,7 @@ UPRIGHT_STRICT = dataclasses.replace(
     STRICT, speed=1.2, clock=1.0, alive=0.3, heel_first=0.3, impact=-0.6, stretch=-3.0,
 )  # fmt: skip
 REFINED = dataclasses.replace(
-    UPRIGHT_STRICT, speed=1.5, heading=0.2, heel_first=1.0, effort=-6.0, maintenance=-0.8, limits=-0.015, impact=-4.0,
+    UPRIGHT_STRICT, speed=1.5, heading=0.5, heel_first=1.0, effort=-6.0, maintenance=-0.8, limits=-0.015, impact=-4.0,
     loading=-5.0, stretch=-4.0, smoothness=-0.08, hip_rotation=-0.6,
 )  # fmt: skip
 

@@ -40,6 +40,7 @@ from mjx_exo.walking.gait_clock import (
     held,
     may_stand,
 )
+from mjx_exo.walking.metabolism import Metabolism
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
@@ -63,6 +64,7 @@ class WalkingEnv:
         starts = build_start_states(engine.body, engine.wearers, frequency_hz)
         self._starts = jax.tree.map(jnp.asarray, dataclasses.asdict(starts))
         self.walkers = Walkers(engine, starts.standing_height_m, profile)
+        self.metabolism = Metabolism(engine)
         self.body_mass_kg, self.muscle_groups = self.walkers.body_mass_kg, self.walkers.muscle_groups
         self.human_actions = HumanActions(config, engine, self.walkers.trunk_muscles)
         self.human_action_size = self.human_actions.size
@@ -272,6 +274,7 @@ class WalkingEnv:
                 knee_rad=leg_angles[:, :, self.walkers.knee],
                 ankle_rad=leg_angles[:, :, self.walkers.ankle],
                 impact_free_bw=jnp.float32(1.2),
+                metabolic_w_kg=self._metabolic_w_kg(after),
             )
         )
         parts = weighted(terms, self.config.loose, self.config.strict, strictness)
@@ -284,6 +287,14 @@ class WalkingEnv:
             metrics |= {f"exo/{name}": value for name, value in exo_parts.items()}
             metrics["exo_torque_nm_kg"] = jnp.abs(after.physics.exo_torque_nm).mean(-1) / self.body_mass_kg
         return reward, metrics
+
+    def _metabolic_w_kg(self, state: EnvState) -> Array:
+        """[N] what all muscles together spend at the end of the step."""
+        excitation, fibre = self.human_actions.excitation(state.previous_action), state.readings
+        power_w = self.metabolism.umberger_w(
+            excitation, state.physics.activation, fibre.fibre_length, fibre.fibre_velocity
+        )
+        return power_w.sum(-1) / self.body_mass_kg
 
     def _fallen(self, state: EnvState, k: Kinematics) -> Array:
         """1 where the walker fell, turned away, ran off its line or walked backwards."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mjx_exo.physics.interface import Readings
+from mjx_exo.walking.commands import standing
 from mjx_exo.walking.config import RewardWeights
 from mjx_exo.walking.features import Kinematics
 
@@ -21,9 +22,11 @@ STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry lo
 SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
 STRIKE = (0.95, 0.10)  # from and to which share the heel of a foot in the air should be lower than its toes
+_TOES_UP_M = 0.05  # above the heel at heel strike: people's feet land at 15 to 20 degrees
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _ARRIVING = 0.6  # what a step before standing is worth, relative to one in a walk
+_LANDING = 3.0  # how many steps in the air the moment of landing counts for
 _TOUCHED_BW = 0.05  # a foot that carries this much has landed
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
@@ -31,6 +34,8 @@ _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing
 # Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
 _CALF_SLACK_RAD = 0.05  # dorsiflexion
 _KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
+_RETURN_RAD_M, _RETURN_RAD = 0.3, 0.2  # course back to the line per metre beside it, and at most
+_METABOLIC_W_KG = 40.0  # catching oneself costs this much for a moment; more is no worse
 _LOADED_BW = 0.4  # in stance, a foot with this much of body weight counts as fully loaded
 _DRAGGED_BW = 0.2  # in swing, one with this much counts as not lifted at all
 
@@ -56,6 +61,7 @@ class RewardInputs(NamedTuple):
     knee_rad: Array  # [N, 2] flexion
     ankle_rad: Array  # [N, 2] dorsiflexion
     impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
+    metabolic_w_kg: Array  # [N] what the muscles spend
 
 
 def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arriving: Array) -> Array:
@@ -72,13 +78,21 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arrivin
     return agreement * jnp.where(arriving, _ARRIVING, 1.0)[:, None]
 
 
-def heel_agreement(phase: Array, load_bw: Array, toe_above_heel_m: Array) -> Array:
-    """-3…1 per leg that is about to land: 1 with the toes 3 cm above the heel or more; 0 otherwise. All [N, 2].
-
-    It counts until the foot has landed, so that its end cannot be waited for.
+def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array) -> Array:
+    """Per leg that is about to land, up to 1 with the toes 5 cm above the heel or more, and at the landing itself a
+    cost for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
     """
-    reaching = ((phase < STRIKE[1]) | (phase > STRIKE[0])) & (load_bw < _TOUCHED_BW)
-    return reaching * jnp.clip(toe_above_heel_m / 0.03, -3.0, 1.0)
+    up = jnp.clip(toe_above_heel_m / _TOES_UP_M, -3.0, 1.0)
+    in_air = load_bw < _TOUCHED_BW
+    reaching = ((phase < STRIKE[1]) | (phase > STRIKE[0])) & in_air
+    landing = (load_before_bw < _TOUCHED_BW) & ~in_air
+    return reaching * up + _LANDING * landing * (up - 1.0)
+
+
+def heading_agreement(offset_m: Array, yaw_rad: Array, sideways_m_s: Array, speed_m_s: Array) -> Array:
+    """0…1 for going along the line y = 0, or back to it at up to 11 degrees; all [N], left positive."""
+    course = -jnp.clip(_RETURN_RAD_M * offset_m, -_RETURN_RAD, _RETURN_RAD) * ~standing(speed_m_s)
+    return jnp.exp(-8.0 * (sideways_m_s - speed_m_s * course) ** 2 - 6.0 * (yaw_rad - course) ** 2)
 
 
 def standing_agreement(load_bw: Array, foot_speed_m_s: Array, balance: Array) -> Array:
@@ -97,7 +111,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    heel_first = heel_agreement(x.leg_phase, load, k.toe_m[..., 2] - k.heel_m[..., 2])
+    heel_first = heel_agreement(x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2])
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
@@ -110,7 +124,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "speed": 0.4 * jnp.exp(-3.0 * speed_error**2)
         + 0.3 * jnp.exp(-40.0 * speed_error**2)
         + 0.3 * jnp.exp(-10.0 * jnp.abs(speed_error)),
-        "heading": jnp.exp(-8.0 * k.velocity_m_s[:, 1] ** 2 - 6.0 * k.yaw_rad**2 - 0.5 * k.position_m[:, 1] ** 2),
+        "heading": heading_agreement(k.position_m[:, 1], k.yaw_rad, k.velocity_m_s[:, 1], x.speed_command_m_s),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": jnp.where(
             x.held[:, None],
@@ -123,6 +137,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
         # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
         "maintenance": (x.muscle_share * x.activation).mean(axis=-1),
+        # About the energy per distance: who walks fast or uphill has to spend more.
+        "metabolic": jnp.minimum(x.metabolic_w_kg, _METABOLIC_W_KG) / (0.5 + x.speed_command_m_s),
         "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
         "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),

@@ -24,7 +24,7 @@ Act = Callable[[EnvState], dict[str, Array]]
 """Deterministic or sampled actions of all actors for a state."""
 
 _CHUNK_STEPS = 25
-_METABOLIC_SERIES = ("activation", "excitation", "fibre_length", "fibre_velocity")
+_METABOLIC_SERIES = ("excitation", "activation", "fibre_length", "fibre_velocity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,20 +146,11 @@ def start_walking(env: WalkingEnv, key: Array, speed_m_s: Any, slope_rad: Any, s
 
 def metabolic_power_w(env: WalkingEnv, series: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Metabolic power of each muscle [T, N, M] in W after Umberger 2010, and muscle volumes [N, M] in m³."""
-    body, wearers = env.engine.body, env.engine.wearers
-    muscles = jax.tree.map(
-        lambda *rows: np.stack(rows)[np.asarray(env.engine.wearer_of)], *[body.muscle_parameters(w) for w in wearers]
-    )
-    constants = energetics.muscle_energetics(body.muscle_names, muscles)
     total = np.empty(np.shape(series["activation"]), np.float32)
     for start in range(0, len(total), _CHUNK_STEPS):  # the model makes some thirty arrays of this size on its way
-        part = {name: series[name][start : start + _CHUNK_STEPS] for name in _METABOLIC_SERIES}
-        length = part["fibre_length"] * muscles.optimal_length_m + muscles.rest_length_m
-        velocity = part["fibre_velocity"] * muscles.optimal_length_m
-        fibre = energetics.fibre_state(part["activation"], length, velocity, muscles)
-        power = energetics.umberger_power(part["excitation"], part["activation"], fibre, constants)
-        total[start : start + _CHUNK_STEPS] = power.total_w
-    return total, np.asarray(energetics.muscle_volume_m3(muscles.peak_force_n, muscles.optimal_length_m))
+        part = [series[name][start : start + _CHUNK_STEPS] for name in _METABOLIC_SERIES]
+        total[start : start + _CHUNK_STEPS] = env.metabolism.umberger_w(*part)
+    return total, env.metabolism.volume_m3
 
 
 def to_recordings(env: WalkingEnv, trials: Trials, label: str = "", skip_s: float = 0.0) -> list[Recording]:
