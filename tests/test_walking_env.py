@@ -134,7 +134,7 @@ def test_a_walker_pays_for_the_energy_that_the_evaluation_counts(env, rolled):
     rate_w_kg = metabolic_power_w(env, series)[0][0].sum(-1) / np.asarray(env.body_mass_kg)
     paid = np.asarray(state.metrics["reward/metabolic"])
     assert rate_w_kg.min() < 20.0 < rate_w_kg.max()
-    expected = -0.5 * np.minimum(rate_w_kg, 40.0) / (0.5 + np.asarray(state.command.speed_m_s))
+    expected = -0.5 * np.minimum(rate_w_kg, 40.0) / (0.5 + np.maximum(np.asarray(state.command.speed_m_s), 1.0))
     np.testing.assert_allclose(paid[going], expected[going], rtol=1e-3)
 
 

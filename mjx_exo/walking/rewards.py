@@ -137,8 +137,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
         # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
         "maintenance": (x.muscle_share * x.activation).mean(axis=-1),
-        # About the energy per distance: who walks fast or uphill has to spend more.
-        "metabolic": jnp.minimum(x.metabolic_w_kg, _METABOLIC_W_KG) / (0.5 + x.speed_command_m_s),
+        # About the energy per distance: who walks fast has to spend more. Charged by distance alone, standing and slow
+        # walking cost so much that people fell over and went 0.1 m/s too slowly.
+        "metabolic": jnp.minimum(x.metabolic_w_kg, _METABOLIC_W_KG) / (0.5 + jnp.maximum(x.speed_command_m_s, 1.0)),
         "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
         "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),
