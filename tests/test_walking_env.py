@@ -273,10 +273,12 @@ def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
 
 
 def test_toes_may_not_come_down_before_the_foot_has_landed():
-    phase, down = jnp.array([[0.97, 0.04, 0.04, 0.5]]), jnp.full((1, 4), -0.05)
+    phase, down = jnp.array([[0.97, 0.90, 0.04, 0.04]]), jnp.full((1, 4), -0.05)
     load, loaded = jnp.array([[0.0, 0.0, 0.3, 0.0]]), jnp.array([[0.0, 0.0, 0.3, 0.3]])
     np.testing.assert_allclose(heel_agreement(phase, load, loaded, down), [[-1.0, -1.0, 0.0, 0.0]])
     np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down), [[1.0, 1.0, 0.0, 0.0]])
+    late = heel_agreement(jnp.array([[0.99, 0.04]]), load[:, :2], load[:, :2], -down[:, :2])
+    np.testing.assert_array_equal(late, 0.0)  # or feet would stay in the air for it
     landing = heel_agreement(phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.1]]).T)
     np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0])  # touching twice earns nothing
 

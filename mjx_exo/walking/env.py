@@ -271,6 +271,7 @@ class WalkingEnv:
                 arriving=arriving(after, k),
                 balance=balance(k, after.command.slope_rad),
                 hip_rotation_rad=leg_angles[:, :, self.walkers.hip_rotation],
+                hip_rad=leg_angles[:, :, self.walkers.hip],
                 knee_rad=leg_angles[:, :, self.walkers.knee],
                 ankle_rad=leg_angles[:, :, self.walkers.ankle],
                 impact_free_bw=jnp.float32(1.2),

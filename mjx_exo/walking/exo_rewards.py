@@ -17,7 +17,7 @@ TERMS = ("effort", "joint_power", "agreement", "smoothness", "standing", "alive"
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
 _AGREEMENT = 2.0  # per W/kg of device power, negative power counting three times
-_SMOOTHNESS = -6.0  # per squared change of the wanted torque, in torque limits: what a student has to imitate
+_SMOOTHNESS = -8.0  # per squared change of the wanted torque, in torque limits: what a student has to imitate
 _STANDING = -10.0  # per squared torque request, in torque limits, while the wearer is to stand still
 _ALIVE = 1.5  # more than everything else costs, or falling early would pay
 

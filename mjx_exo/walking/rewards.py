@@ -21,7 +21,9 @@ from mjx_exo.walking.features import Kinematics
 STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry load
 SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
-STRIKE = (0.95, 0.10)  # from and to which share the heel of a foot in the air should be lower than its toes
+# In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
+# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late.
+REACHING = (0.88, 0.98)
 _TOES_UP_M = 0.05  # above the heel at heel strike: people's feet land at 15 to 20 degrees
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
@@ -34,6 +36,7 @@ _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing
 # Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
 _CALF_SLACK_RAD = 0.05  # dorsiflexion
 _KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
+_HIP_SLACK_RAD = -0.14  # flexion; the front of the hip is stretched below it
 _RETURN_RAD_M, _RETURN_RAD = 0.3, 0.2  # course back to the line per metre beside it, and at most
 _METABOLIC_W_KG = 40.0  # catching oneself costs this much for a moment; more is no worse
 _LOADED_BW = 0.4  # in stance, a foot with this much of body weight counts as fully loaded
@@ -58,6 +61,7 @@ class RewardInputs(NamedTuple):
     arriving: Array  # [N] True in the last steps before standing
     balance: Array  # [N] where the extrapolated centre of mass lies: 0 at the heels, 1 at the toes
     hip_rotation_rad: Array  # [N, 2]
+    hip_rad: Array  # [N, 2] flexion
     knee_rad: Array  # [N, 2] flexion
     ankle_rad: Array  # [N, 2] dorsiflexion
     impact_free_bw: Array  # scalar: vertical force per foot that costs nothing
@@ -84,7 +88,7 @@ def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_abov
     """
     up = jnp.clip(toe_above_heel_m / _TOES_UP_M, -3.0, 1.0)
     in_air = load_bw < _TOUCHED_BW
-    reaching = ((phase < STRIKE[1]) | (phase > STRIKE[0])) & in_air
+    reaching = (phase > REACHING[0]) & (phase < REACHING[1]) & in_air
     landing = (load_before_bw < _TOUCHED_BW) & ~in_air
     return reaching * up + _LANDING * landing * (up - 1.0)
 
@@ -144,7 +148,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
         "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),
         "stretch": (
-            jnp.maximum(x.ankle_rad - _CALF_SLACK_RAD, 0.0) ** 2 + jnp.maximum(_KNEE_SLACK_RAD - x.knee_rad, 0.0) ** 2
+            jnp.maximum(x.ankle_rad - _CALF_SLACK_RAD, 0.0) ** 2
+            + jnp.maximum(_KNEE_SLACK_RAD - x.knee_rad, 0.0) ** 2
+            + jnp.maximum(_HIP_SLACK_RAD - x.hip_rad, 0.0) ** 2
         ).sum(axis=-1),
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
