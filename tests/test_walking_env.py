@@ -21,7 +21,13 @@ from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
 from mjx_exo.walking.config import LOOSE, STRICT, CommandConfig, CurriculumConfig, WalkingConfig
 from mjx_exo.walking.gait_clock import advance_clock, balance, held
-from mjx_exo.walking.rewards import clock_agreement, heading_agreement, heel_agreement, standing_agreement
+from mjx_exo.walking.rewards import (
+    clock_agreement,
+    heading_agreement,
+    heel_agreement,
+    standing_agreement,
+    stretch,
+)
 from mjx_exo.walking.rollout import metabolic_power_w
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
@@ -281,6 +287,19 @@ def test_toes_may_not_come_down_before_the_foot_has_landed():
     np.testing.assert_array_equal(late, 0.0)  # or feet would stay in the air for it
     landing = heel_agreement(phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.1]]).T)
     np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0])  # touching twice earns nothing
+
+
+def test_only_a_straight_knee_and_far_extended_hips_and_calves_are_stretched():
+    people_in_stance = (
+        jnp.array([[-0.13, 0.3]]),
+        jnp.array([[0.15, 0.3]]),
+        jnp.array([[0.04, -0.3]]),
+    )  # hip, knee, ankle
+    assert float(stretch(*people_in_stance)[0]) == 0.0
+    for joint, sign in enumerate((-1.0, -1.0, 1.0)):  # extension, extension, dorsiflexion
+        moved = [angle + sign * 0.1 * (i == joint) for i, angle in enumerate(people_in_stance)]
+        further = [angle + sign * 0.2 * (i == joint) for i, angle in enumerate(people_in_stance)]
+        assert 0.0 < float(stretch(*moved)[0]) < float(stretch(*further)[0])
 
 
 def test_who_walks_beside_the_line_is_to_turn_towards_it():

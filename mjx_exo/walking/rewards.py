@@ -106,6 +106,17 @@ def standing_agreement(load_bw: Array, foot_speed_m_s: Array, balance: Array) ->
     return jnp.clip(load_bw / _STANDING_BW, 0.0, 1.0) * still * jnp.exp(-8.0 * off**2)
 
 
+def stretch(hip_rad: Array, knee_rad: Array, ankle_rad: Array) -> Array:
+    """[N] rad², how far the front of the hip, the back of the knee and the calf are stretched; [N, 2] each.
+
+    Flexion and dorsiflexion positive, both legs together.
+    """
+    hip = jnp.maximum(_HIP_SLACK_RAD - hip_rad, 0.0)
+    knee = jnp.maximum(_KNEE_SLACK_RAD - knee_rad, 0.0)
+    calf = jnp.maximum(ankle_rad - _CALF_SLACK_RAD, 0.0)
+    return (hip**2 + knee**2 + calf**2).sum(axis=-1)
+
+
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
     """Every term of `RewardWeights`, unweighted, [N] each."""
     k, r = x.kinematics, x.readings
@@ -147,11 +158,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "limits": jnp.abs(r.limit_moment_nm).sum(axis=-1),
         "impact": (jnp.maximum(load - x.impact_free_bw, 0.0) ** 2).sum(axis=-1),
         "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),
-        "stretch": (
-            jnp.maximum(x.ankle_rad - _CALF_SLACK_RAD, 0.0) ** 2
-            + jnp.maximum(_KNEE_SLACK_RAD - x.knee_rad, 0.0) ** 2
-            + jnp.maximum(_HIP_SLACK_RAD - x.hip_rad, 0.0) ** 2
-        ).sum(axis=-1),
+        "stretch": stretch(x.hip_rad, x.knee_rad, x.ankle_rad),
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
         "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
