@@ -17,6 +17,7 @@ from typing import NamedTuple
 from runtime.frames import Decoder, encode
 from runtime.link import answer_hello
 from runtime.messages import (
+    LONGEST_ANSWER_US,
     Arm,
     ControllerState,
     Disarm,
@@ -84,6 +85,7 @@ class Controller:
     _sent_us: dict[int, int] = field(default_factory=dict)
     _arm_floor: int = 0
     _command_echo: int | None = None
+    _command_after_us: int = 0
     _command_nm: Pair = (0.0, 0.0)
     _born_us: int = 0
     _ttl_us: int = 0
@@ -157,6 +159,7 @@ class Controller:
                 device_time_us=now_us,
                 applied_torque_nm=self.applied_nm,
                 applied_echo=self._command_echo or 0,
+                applied_after_us=0 if self._command_echo is None else self._command_after_us,
                 flags=flags,
                 state=self.state,
                 latch_reason=self.latch_reason,
@@ -238,6 +241,7 @@ class Controller:
             return
         counters.torque_accepted += 1
         self._command_echo = command.echo
+        self._command_after_us = min(int(age_us), LONGEST_ANSWER_US)
         if self.state != ControllerState.ARMED:
             return
         self._born_us = self._now() - int(age_us)

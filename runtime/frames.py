@@ -42,7 +42,7 @@ _HEADER = struct.Struct("<BBHI")  # version, type, flags, sequence
 _CRC = struct.Struct("<I")
 _HELLO = struct.Struct(f"<IQffffHxx{NAME_BYTES}s")
 _HELLO_ACK = struct.Struct(f"<IQffffHxx{NAME_BYTES}sBBBx{FIRMWARE_BYTES}s")
-_SENSOR = struct.Struct("<QHBBIffff")
+_SENSOR = struct.Struct("<QHBBIHxxffff")
 _PAIR = struct.Struct("<ff")
 _SIX = struct.Struct("<ffffff")
 _TORQUE = struct.Struct("<IIHxxff")
@@ -102,8 +102,9 @@ def _encode_sensor(m: Sensor) -> tuple[int, int, bytes]:
             mask |= bit
             groups.append(layout.pack(*values))
     fixed = _SENSOR.pack(
-        m.device_time_us, mask, m.state, m.latch_reason, m.applied_echo, *m.gyro_rad_s, *m.applied_torque_nm
-    )
+        m.device_time_us, mask, m.state, m.latch_reason, m.applied_echo, m.applied_after_us,
+        *m.gyro_rad_s, *m.applied_torque_nm,
+    )  # fmt: skip
     return FrameType.SENSOR, m.flags, fixed + b"".join(groups)
 
 
@@ -172,7 +173,7 @@ def _decode_hello_ack(flags: int, sequence: int, p: bytes) -> HelloAck:
 
 
 def _decode_sensor(flags: int, sequence: int, p: bytes) -> Sensor:
-    time_us, mask, state, reason, applied_echo, gyro_r, gyro_l, torque_r, torque_l = _SENSOR.unpack_from(p)
+    time_us, mask, state, reason, echo, after_us, gyro_r, gyro_l, torque_r, torque_l = _SENSOR.unpack_from(p)
     if mask & ~_KNOWN_FIELDS:
         raise struct.error("unknown sensor fields")
     groups: dict[str, Any] = {}
@@ -184,7 +185,7 @@ def _decode_sensor(flags: int, sequence: int, p: bytes) -> Sensor:
     if offset != len(p):
         raise struct.error("sensor frame and its mask disagree in length")
     gyro, torque = (gyro_r, gyro_l), (torque_r, torque_l)
-    return Sensor(sequence, time_us, gyro, torque, applied_echo, flags, state, reason, **groups)
+    return Sensor(sequence, time_us, gyro, torque, echo, after_us, flags, state, reason, **groups)
 
 
 def _decode_torque(flags: int, sequence: int, p: bytes) -> Torque:

@@ -204,15 +204,21 @@ class Guard:
         self._check_age(now_s)
 
     def decide(self, now_s: float, student_nm_per_kg: tuple[float, float] | np.ndarray | None) -> Decision:
-        """The torque for now. `student_nm_per_kg` is the policy's newest output, None when it has none since."""
+        """The torque for now. `student_nm_per_kg` is the policy's newest output, None when it has none since.
+
+        It is at most the rate limit times the time that the answer has, from the torque that its sample says is
+        applied: until the next sample, and as much longer as the device says answers are late (one period at most). The
+        controller keeps the rate itself; without the lateness the torque would wait at each command for the next one.
+        """
         period_s = self.feed.device_period_s
         if self._answers_sample:
             dt_s = min(self._elapsed_s, period_s)
+            late_s = min(1e-6 * self._sample.applied_after_us, period_s)
             last = np.asarray(self._sample.applied_torque_nm)
             velocity = self._sample.joint_velocity_rad_s
         else:
             since = 0.0 if self._last_decide_s is None else now_s - self._last_decide_s
-            dt_s, last, velocity = min(max(since, 0.0), period_s), self._torque, None
+            dt_s, late_s, last, velocity = min(max(since, 0.0), period_s), 0.0, self._torque, None
         self._elapsed_s, self._answers_sample, self._last_decide_s = 0.0, False, now_s
         if student_nm_per_kg is not None:
             self._student = np.asarray(student_nm_per_kg, dtype=float)
@@ -226,7 +232,7 @@ class Guard:
         if self.config.dry_run:
             return Decision(_ZERO, self._intent(self.gain), self.gain, False, False)
         velocity = None if velocity is None else np.asarray(velocity)
-        self._torque = limit_torque(self.config.limits, wanted, last, velocity, dt_s)
+        self._torque = limit_torque(self.config.limits, wanted, last, velocity, dt_s + late_s)
         limited = bool(np.any(np.abs(self._torque - wanted) > 1e-6))
         right, left = self._torque.tolist()
         return Decision((right, left), self._intent(self.gain), self.gain, limited, True)

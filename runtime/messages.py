@@ -10,10 +10,11 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_BODY_BYTES = 192  # header + payload + CRC; below 254, so that COBS costs exactly one byte
 MAX_ENCODED_BYTES = MAX_BODY_BYTES + 1
 MAX_TTL_MS = 50  # longest time to live a torque command may ask for
+LONGEST_ANSWER_US = 0xFFFF  # what `applied_after_us` can say; no command lives that long
 NAME_BYTES = 32
 FIRMWARE_BYTES = 16
 
@@ -185,8 +186,9 @@ class Sensor(NamedTuple):
     """Device to host, once per sample.
 
     gyro_rad_s: sagittal thigh angular velocity; applied_torque_nm: what the controller last commanded its motors after
-    its own clamps; applied_echo: `sequence` of the sample that command answered (0 before the first). Optional groups
-    are None when the device has no such sensor: gyro3_rad_s is right then left (flexion, adduction, internal rotation),
+    its own clamps; applied_echo: `sequence` of the sample that command answered; applied_after_us: how long after that
+    sample its answer was taken, by the device's clock (both 0 before the first). Optional groups are None when the
+    device has no such sensor: gyro3_rad_s is right then left (flexion, adduction, internal rotation),
     acceleration_m_s2 right then left (forward, medial, up) specific force.
     """
 
@@ -195,6 +197,7 @@ class Sensor(NamedTuple):
     gyro_rad_s: Pair
     applied_torque_nm: Pair = (0.0, 0.0)
     applied_echo: int = 0
+    applied_after_us: int = 0
     flags: int = 0
     state: int = ControllerState.DISARMED
     latch_reason: int = LatchReason.NONE

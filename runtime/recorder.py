@@ -56,6 +56,7 @@ COLUMNS = (
     Column("armed", "B", "1: the torque frame said armed"),
     Column("flags", "H", "flags of the sensor frame, see PROTOCOL.md"),
     Column("applied_echo", "I", "sequence of the sample whose answer the device applied last"),
+    Column("applied_after_us", "H", "from that sample to its answer by the device's clock, µs; 65535 for longer"),
     *_pair("gyro_raw", "thigh angular velocity as sent, rad/s, flexion positive"),
     *_pair("gyro", "the same without bias: what the window holds, rad/s"),
     *_pair("student", "the policy's torque, Nm/kg, flexion positive; NaN before the first"),

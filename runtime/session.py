@@ -171,6 +171,7 @@ class Session:
             tally.stage_frames[self.guard.stage] += 1
             rows += self._push(seen)
             if seen.fresh:
+                tally.arrived(sample)
                 if pending is not None:
                     tally.superseded += 1
                     self._record(woke_s, *pending)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from runtime.messages import Sensor
 from runtime.stages import Stage
 from runtime.startup import started
 
 _BIN_S = 5e-6
 _BINS = 20_000  # up to 0.1 s; beyond goes to the last bin, the largest value is kept exactly
+_NOT_PLAIN = ("latency", "inference", "arrival", "_arrived_echo", "stage_frames", "first_s", "last_s")
 
 
 class LatencyHistogram:
@@ -62,9 +64,17 @@ class Tally:
     stage_frames: list[int] = dataclasses.field(default_factory=lambda: [0] * len(Stage))
     latency: LatencyHistogram = dataclasses.field(default_factory=LatencyHistogram)
     inference: LatencyHistogram = dataclasses.field(default_factory=LatencyHistogram)
+    arrival: LatencyHistogram = dataclasses.field(default_factory=LatencyHistogram)  # by the device's clock
+    _arrived_echo: int = 0
     first_s: float | None = None
     last_s: float = 0.0
     start_s: float | None = None  # from the start of the program until the device had answered
+
+    def arrived(self, sample: Sensor) -> None:
+        """Notes how late the newest answer reached the device, once per answer."""
+        if sample.applied_echo != self._arrived_echo:
+            self._arrived_echo = sample.applied_echo
+            self.arrival.add(1e-6 * sample.applied_after_us)
 
     @property
     def unaccounted(self) -> int:
@@ -80,9 +90,7 @@ class Tally:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: all counts, latencies in ms, shares, seconds in each stage."""
         plain = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("latency", "inference", "stage_frames", "first_s", "last_s")
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _NOT_PLAIN
         }
         rate = self.rate_hz if self.frames > 1 else 0.0
         return {
@@ -93,6 +101,7 @@ class Tally:
             "stage_s": {s.name.lower(): self.stage_frames[s] / rate for s in Stage if rate and self.stage_frames[s]},
             "sensor_to_command": self.latency.to_dict(),
             "inference_time": self.inference.to_dict(),
+            "sample_to_device": self.arrival.to_dict(),
         }
 
 
@@ -107,6 +116,7 @@ def table(summary: dict[str, Any]) -> str:
                          f"{summary['unaccounted']} unaccounted for"),
         ("sensor to command", _milliseconds(latency)),
         ("of which inference", _milliseconds(inference)),
+        ("answer at the device", _milliseconds(summary["sample_to_device"])),
         ("waits without a frame", str(summary["timeouts"])),
         ("torque limited", f"{100 * summary['limited_share']:.1f} % of {summary['moving']} answers with torque"),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["stage_s"].items()) or "none"),

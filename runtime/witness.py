@@ -49,6 +49,7 @@ class Witness:
         self._recorder.add(
             host_s, sample.device_time_us, sample.sequence, guard.stage, seen.rows, seen.flush, answer is not None,
             not math.isnan(inference_s), guard.walking.walking, limited, armed, sample.flags, sample.applied_echo,
+            sample.applied_after_us,
             *sample.gyro_rad_s, *(seen.values[:2] or _NAN_PAIR), *student, *intent, *torque,
             *sample.applied_torque_nm, *(sample.measured_torque_nm or _NAN_PAIR),
             *(sample.joint_velocity_rad_s or _NAN_PAIR), *(sample.hip_angle_rad or _NAN_PAIR),

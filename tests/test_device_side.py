@@ -39,7 +39,8 @@ def on_the_device(late_ms: int, ticks: int) -> np.ndarray:
         if tick >= 0:
             applied.append(sample.applied_torque_nm)
         wanted = wanted_nm(tick) if tick >= 0 else np.zeros(2)
-        torque = limit_torque(limits, wanted, np.array(sample.applied_torque_nm), None, TICK_S)
+        answer_s = TICK_S + min(1e-6 * sample.applied_after_us, TICK_S)
+        torque = limit_torque(limits, wanted, np.array(sample.applied_torque_nm), None, answer_s)
         due.append((now_us + 1000 * late_ms, L.Torque(hello.session, sample.sequence, 50, tuple(torque), armed=True)))
         for _ in range(10):
             while due and due[0][0] <= now_us:
@@ -60,9 +61,8 @@ def test_the_simulated_device_moves_its_torque_as_the_device_does(late_ms):
         applied.append(np.asarray(exo.applied_nm[0]))
         exo, _ = side.pass_on(exo, jnp.asarray(wanted_nm(tick)[None]), jnp.zeros((1, 2)))
     np.testing.assert_allclose(applied, on_the_device(late_ms, ticks), atol=0.02)
-    fastest = np.diff(applied, axis=0)[22:32, 0].mean() / TICK_S  # on the way from +12 to −14 Nm
-    expected = PROFILE.torque.rate_limit_nm_s * (1.0 - late_ms * 1e-3 / (2.0 * TICK_S))
-    assert -fastest == pytest.approx(expected, rel=0.12)
+    fastest = np.diff(applied, axis=0)[22:32, 0] / TICK_S  # on the way from +12 to −14 Nm
+    np.testing.assert_allclose(fastest, -PROFILE.torque.rate_limit_nm_s, rtol=1e-3)  # however late the answers
 
 
 def test_links_are_late_by_times_spread_over_what_is_possible():

@@ -79,7 +79,9 @@ def sample_messages(count: int, seed: int) -> list[L.Message]:
                 return L.HelloAck(word, *f(1), "x" * 32, r.getrandbits(64), *f(3), 50, 1, 2, 3, "v1", seq)
             case 2 | 3:
                 groups = [some(n) for n in (2, 2, 2, 6, 6, 2)]
-                return L.Sensor(seq, r.getrandbits(64), f(2), f(2), word, r.getrandbits(16), 2, 8, *groups)
+                return L.Sensor(
+                    seq, r.getrandbits(64), f(2), f(2), word, r.getrandbits(16), r.getrandbits(16), 2, 8, *groups
+                )
             case 4:
                 return L.Torque(word, seq, r.randint(1, 50), f(2), r.random() < 0.5, r.random() < 0.5, seq)
             case 5:
@@ -479,7 +481,8 @@ def test_a_refused_greeting_changes_nothing_and_says_why(twin):
     ):
         assert twin.receive(HELLO._replace(**change)).result == result
         assert twin.sample() is None
-    assert twin.receive(L.pack_frame(1, 0, 1, bytes(70), version=2)).result == L.HelloResult.WRONG_PROTOCOL
+    other = L.pack_frame(1, 0, 1, bytes(70), version=L.PROTOCOL_VERSION - 1)
+    assert twin.receive(other).result == L.HelloResult.WRONG_PROTOCOL
     assert twin.receive(HELLO).result == L.HelloResult.ACCEPTED
 
 

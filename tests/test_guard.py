@@ -16,7 +16,7 @@ from mjx_exo.errors import UserError
 from runtime.commission import Commissioning
 from runtime.feed import SampleFeed, window_rows
 from runtime.guard import Guard
-from runtime.messages import LatchReason, Sensor, SensorFlag
+from runtime.messages import LONGEST_ANSWER_US, LatchReason, Sensor, SensorFlag
 from runtime.stages import MOVING, Stage
 from runtime.walking import WalkingDetector
 
@@ -179,18 +179,24 @@ ANY = st.floats(allow_nan=True, allow_infinity=True)
 PAIR = st.tuples(ANY, ANY)
 
 
-@given(outputs=st.lists(PAIR, min_size=1, max_size=30), late=st.lists(st.integers(0, 40), max_size=30))
+@given(
+    outputs=st.lists(PAIR, min_size=1, max_size=30),
+    late=st.lists(st.integers(0, 40), max_size=30),
+    answered=st.lists(st.integers(0, LONGEST_ANSWER_US), max_size=30),
+)
 @settings(max_examples=60, deadline=None)
-def test_torque_and_its_rate_hold_for_any_policy_output_and_late_ticks(outputs, late):
+def test_torque_and_its_rate_hold_for_any_policy_output_and_late_ticks(outputs, late, answered):
     rig = active_rig()
     for i, output in enumerate(outputs):
         rig.student = output
         rig.host_s += 1e-3 * (late[i] if i < len(late) else 0)
         before = rig.applied
-        rig.send(rig.frame(walking_gyro(8.0 + i * rig.period_s)))
+        after_us = answered[i] if i < len(answered) else 0
+        answer_s = rig.period_s + min(1e-6 * after_us, rig.period_s)  # a device cannot ask for more than two periods
+        rig.send(rig.frame(walking_gyro(8.0 + i * rig.period_s), applied_after_us=after_us))
         assert max(map(abs, rig.applied)) <= LIMITS.limit_nm
         step = max(abs(a - b) for a, b in zip(rig.applied, before, strict=True))
-        assert step <= LIMITS.rate_limit_nm_s * rig.period_s + 1e-9 or rig.stage == Stage.FAULT
+        assert step <= LIMITS.rate_limit_nm_s * answer_s + 1e-9 or rig.stage == Stage.FAULT
     if not np.all(np.isfinite(outputs)):
         assert rig.stage == Stage.FAULT and rig.applied == (0.0, 0.0)
 

@@ -23,6 +23,7 @@ from mjx_exo.errors import UserError
 from runtime import link as L
 
 PROTOCOL = Path(__file__).resolve().parents[1] / "runtime" / "PROTOCOL.md"
+OTHER_VERSION = L.PROTOCOL_VERSION - 1
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 number = st.floats(width=32, allow_nan=False)
@@ -38,7 +39,7 @@ MESSAGES = st.one_of(
     st.builds(L.Hello, **HELLO_FIELDS),
     st.builds(L.HelloAck, **HELLO_FIELDS, result=u8, state=u8, latch_reason=u8, firmware=name),
     st.builds(
-        L.Sensor, u32, u64, pair, pair, u32, u16, u8, u8,
+        L.Sensor, u32, u64, pair, pair, u32, u16, u16, u8, u8,
         *[st.none() | group for group in (pair, pair, pair, six, six, pair)],
     ),
     st.builds(L.Torque, u32, u32, st.integers(1, 50), st.tuples(finite, finite), st.booleans(), st.booleans(), u32),
@@ -157,15 +158,15 @@ def test_every_kind_of_bad_frame_has_its_own_counter():
     decoder.feed(b"\x05\x01\0")  # a code that points beyond the block
     decoder.feed(b"\x03\x01\x02\0")  # sound COBS, too short for a frame
     decoder.feed(cobs.encode(good[:-1] + bytes([good[-1] ^ 1])) + b"\0")
-    decoder.feed(L.pack_frame(129, 0, 1, good[8:-4], version=2))
+    decoder.feed(L.pack_frame(129, 0, 1, good[8:-4], version=OTHER_VERSION))
     decoder.feed(L.pack_frame(77, 0, 1, b""))
     decoder.feed(L.pack_frame(129, 0, 1, good[8:-5]))
-    decoder.feed(L.pack_frame(129, 0, 1, struct.pack("<QH", 0, 0x8000) + bytes(22)))
+    decoder.feed(L.pack_frame(129, 0, 1, struct.pack("<QH", 0, 0x8000) + bytes(26)))
     decoder.feed(b"\x01" * 500 + b"\0")
     c = decoder.counters
     assert (c.bad_cobs, c.too_short, c.bad_crc, c.unknown_version, c.unknown_type) == (1, 1, 1, 1, 1)
     assert (c.bad_payload, c.oversize, c.frames) == (2, 1, 0)
-    assert decoder.other_version == 2
+    assert decoder.other_version == OTHER_VERSION
 
 
 def test_lost_and_repeated_frames_are_counted_across_the_wrap():
@@ -355,12 +356,12 @@ def test_the_device_refuses_what_does_not_fit_it_and_the_host_says_so(change, re
 
 @in_vain
 def test_another_protocol_is_named_with_both_versions(line):
-    with pytest.raises(UserError, match="protocol 2, this program speaks 1"):
-        greet(line, lambda h: L.pack_frame(128, 0, 1, bytes(84), version=2), timeout_s=0.3)
+    with pytest.raises(UserError, match=f"protocol {OTHER_VERSION}, this program speaks {L.PROTOCOL_VERSION}"):
+        greet(line, lambda h: L.pack_frame(128, 0, 1, bytes(84), version=OTHER_VERSION), timeout_s=0.3)
 
 
 def test_a_device_that_does_not_know_our_protocol_is_named(line):
-    with pytest.raises(UserError, match="does not speak protocol 1"):
+    with pytest.raises(UserError, match=f"does not speak protocol {L.PROTOCOL_VERSION}"):
         greet(line, lambda h: L.encode(device()._replace(session=h.session, result=L.HelloResult.WRONG_PROTOCOL)))
 
 

@@ -18,6 +18,7 @@ import pytest
 from mjx_exo.errors import UserError
 from runtime.convert import to_csv, to_parquet
 from runtime.live import LivePlot
+from runtime.messages import Sensor
 from runtime.outlet import Outlet
 from runtime.recorder import COLUMNS, DTYPE, Recorder, load_recording
 from runtime.summary import LatencyHistogram, Tally, table
@@ -175,6 +176,10 @@ def test_percentiles_are_those_of_the_values():
 def test_every_frame_is_accounted_for_in_the_table():
     tally = Tally(frames=10, answered=6, superseded=2, repeated=1, first_s=0.0, last_s=0.09)
     assert tally.unaccounted == 1 and tally.rate_hz == pytest.approx(100.0)
+    for sequence in (8, 9, 10):  # the answer to 7 took 4 ms to reach the device, the one to 9 took 6 ms
+        echo, after_us = (7, 4000) if sequence < 10 else (9, 6000)
+        tally.arrived(Sensor(sequence, 10_000 * sequence, (0.0, 0.0), applied_echo=echo, applied_after_us=after_us))
+    assert tally.arrival.count == 2 and tally.to_dict()["sample_to_device"]["max_ms"] == pytest.approx(6.0)
     extra = {"link_rejected": 3, "scheduling": "ordinary", "recording": "none", "ended": "by command"}
     text = table({**tally.to_dict(), **extra})
     assert "1 unaccounted for" in text and "3 damaged frames" in text and "by command" in text

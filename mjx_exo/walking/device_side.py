@@ -18,10 +18,10 @@ GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # its multiples are spread evenly over 0 to 1, 
 class DeviceSide:
     """An active device on N wearers of `body_mass_kg` [N]; torques in Nm, right and left, flexion positive.
 
-    As on the device, the limiter measures the rate from the torque that the newest sample says is applied, and the
-    controller moves towards the newest answer at that rate. So the later an answer arrives, the slower the torque: at
-    most rate · (1 − lateness / two periods). The N links are late by times spread evenly over 0 to `LATEST_ANSWER_S`,
-    the first by none.
+    As on the device, the limiter measures from the torque that the newest sample says is applied and allows what the
+    rate limit does until the next answer arrives, one period and the lateness of answers later; the controller moves
+    towards the newest answer at that rate. The N links are late by times spread evenly over 0 to `LATEST_ANSWER_S`, the
+    first by none.
     """
 
     def __init__(self, profile: DeviceProfile, body_mass_kg: Array, control_dt_s: float):
@@ -39,7 +39,8 @@ class DeviceSide:
 
     def pass_on(self, exo: Exo, wanted_nm: Array, hip_velocity_rad_s: Array) -> tuple[Exo, Array]:
         """One tick: the wanted torque [N, 2] goes through the limiter and on its way; out comes what arrives [N, 2]."""
-        requested = limit_torque(self.limits, wanted_nm, exo.applied_nm, hip_velocity_rad_s, self.tick_s)
+        answer_s = self.tick_s + self.late_s  # from the sample until the next answer arrives
+        requested = limit_torque(self.limits, wanted_nm, exo.applied_nm, hip_velocity_rad_s, answer_s)
         applied = self._towards(exo.requested_nm, exo.applied_nm, self.late_s)  # while the answer is on its way
         applied = self._towards(requested, applied, self.tick_s - self.late_s)
         arrived = exo.delayed_nm[:, 0]

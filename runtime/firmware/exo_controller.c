@@ -169,6 +169,7 @@ static void on_torque(exo_controller *c, uint16_t flags, const exo_torque *m)
     c->counters.torque_accepted++;
     c->has_command = true;
     c->command_echo = m->echo;
+    c->command_after_us = age_us < UINT16_MAX ? (uint16_t)age_us : UINT16_MAX;
     if (c->state != EXO_ARMED) {
         return;
     }
@@ -361,6 +362,7 @@ size_t exo_controller_sample(exo_controller *c, const exo_sensor *measured, uint
     frame.as.sensor.state = c->state;
     frame.as.sensor.latch_reason = c->latch_reason;
     frame.as.sensor.applied_echo = c->has_command ? c->command_echo : 0;
+    frame.as.sensor.applied_after_us = c->has_command ? c->command_after_us : 0;
     memcpy(frame.as.sensor.applied_torque_nm, c->applied_nm, sizeof c->applied_nm);
     return exo_encode(&frame, out);
 }

@@ -80,6 +80,7 @@ typedef struct {
     uint64_t sent_us[EXO_SENT_MEMORY];
     uint32_t arm_floor; /* arm frames must answer a sample after this one */
     uint32_t command_echo;
+    uint16_t command_after_us; /* from the answered sample to its answer */
     bool has_command;
     uint64_t command_born_us; /* when the answered sample was sent */
     uint32_t command_ttl_us;

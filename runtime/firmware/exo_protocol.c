@@ -145,7 +145,7 @@ static void get_text(const uint8_t **at, char *text, size_t size)
 enum {
     HELLO_BYTES = 64,
     HELLO_ACK_BYTES = 84,
-    SENSOR_FIXED_BYTES = 32,
+    SENSOR_FIXED_BYTES = 36,
     TORQUE_BYTES = 20,
     ARM_BYTES = 8,
     DISARM_BYTES = 4,
@@ -213,6 +213,8 @@ static uint8_t *put_sensor(uint8_t *at, const exo_sensor *m)
     at = put_u8(at, m->state);
     at = put_u8(at, m->latch_reason);
     at = put_u32(at, m->applied_echo);
+    at = put_u16(at, m->applied_after_us);
+    at = put_u16(at, 0);
     at = put_floats(at, m->gyro_rad_s, 2);
     at = put_floats(at, m->applied_torque_nm, 2);
     if (m->fields & EXO_FIELD_JOINT_VELOCITY) at = put_floats(at, m->joint_velocity_rad_s, 2);
@@ -231,6 +233,8 @@ static void get_sensor(const uint8_t **at, exo_sensor *m)
     m->state = get_u8(at);
     m->latch_reason = get_u8(at);
     m->applied_echo = get_u32(at);
+    m->applied_after_us = get_u16(at);
+    (void)get_u16(at);
     get_floats(at, m->gyro_rad_s, 2);
     get_floats(at, m->applied_torque_nm, 2);
     if (m->fields & EXO_FIELD_JOINT_VELOCITY) get_floats(at, m->joint_velocity_rad_s, 2);

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EXO_PROTOCOL_VERSION 1
+#define EXO_PROTOCOL_VERSION 2
 #define EXO_HEADER_BYTES 8
 #define EXO_CRC_BYTES 4
 #define EXO_MAX_BODY_BYTES 192                         /* header + payload + CRC */
@@ -112,6 +112,7 @@ typedef struct {
     uint8_t state;
     uint8_t latch_reason;
     uint32_t applied_echo;
+    uint16_t applied_after_us; /* from that sample to its answer, 65535 for longer */
     float gyro_rad_s[2];
     float applied_torque_nm[2];
     float joint_velocity_rad_s[2];
