@@ -239,7 +239,8 @@ class NativeEngine:
         first = self._jobs[0].model
         self.nq, self.nv, self.nsensor = first.nq, first.nv, first.nsensordata
         self.muscles, self.joints = len(body.muscle_names), len(body.joint_names)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="physics") if self.threads > 1 else None
+        at_once = min(self.threads, len(self._jobs))
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="physics") if at_once > 1 else None
         hinges = body.hinges
         self._limits = np.array([h.range_rad for h in hinges])
         self._exo_joint = np.array([body.joint_names.index(f"hip_flexion_{s[0]}") for s in SIDES])

@@ -146,7 +146,8 @@ class PublishedEngine:
         self._exo_alpha = 1.0 - math.exp(-2.0 * math.pi * actuator_bandwidth_hz(worn) * config.timestep_s)
         pieces = np.array_split(np.arange(num_envs), min(num_envs, self.threads))
         self._workers = [(slice(p[0], p[-1] + 1), own := copy.copy(model), mujoco.MjData(own)) for p in pieces]
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="published") if self.threads > 1 else None
+        at_once = len(self._workers)
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="published") if at_once > 1 else None
 
     def shapes(self) -> tuple[PhysicsState, Readings]:
         """`jax.ShapeDtypeStruct` of what `step` returns."""
