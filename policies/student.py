@@ -51,6 +51,12 @@ forward, towards the other leg, up. `gyro_three_axes` contains `gyro_sagittal`."
 _UNITS = {signal.name: signal.unit for signals in SENSOR_SIGNALS.values() for signal in signals}
 
 
+def sensors_of(signals: tuple[str, ...]) -> tuple[str, ...]:
+    """The sensors that `signals` come from, in the order of `SENSOR_SIGNALS`: those of which none is missing."""
+    found = [name for name, given in SENSOR_SIGNALS.items() if {signal.name for signal in given} <= set(signals)]
+    return tuple(name for name in found if name != "gyro_sagittal" or "gyro_three_axes" not in found)
+
+
 def signals_of(sensors: tuple[str, ...]) -> tuple[Signal, ...]:
     """The signals of a profile's sensors in the order of `SENSOR_SIGNALS`, each once."""
     unknown = [sensor for sensor in sensors if sensor not in SENSOR_SIGNALS]

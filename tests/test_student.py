@@ -14,7 +14,7 @@ import pytest
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from policies.storage import load_student, save_student
-from policies.student import Student, StudentConfig, init_params, init_stream, reset_stream, signals_of
+from policies.student import Student, StudentConfig, init_params, init_stream, reset_stream, sensors_of, signals_of
 
 SMALL = StudentConfig(torque_limit_nm_per_kg=0.25, channels=8, kernel_size=3, dilations=(1, 2, 4), window_samples=20)
 RICH = dataclasses.replace(
@@ -138,6 +138,8 @@ def test_profile_decides_limit_rate_and_inputs():
     rich = signals_of(("hip_encoder", "gyro_sagittal", "gyro_three_axes"))
     assert [signal.name for signal in rich][:2] == ["thigh_gyro", "thigh_gyro_adduction"]
     assert len(rich) == 5
+    assert sensors_of(tuple(signal.name for signal in rich)) == ("gyro_three_axes", "hip_encoder")
+    assert sensors_of(("thigh_gyro",)) == ("gyro_sagittal",)
     with pytest.raises(UserError, match="sonar"):
         signals_of(("sonar",))
 

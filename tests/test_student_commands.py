@@ -117,12 +117,12 @@ def test_each_error_of_a_sweep_is_set_in_its_own_unit():
 
 
 def test_the_robustness_page_shows_students_beside_each_other(tmp_path):
-    row = {"r_profile": 0.9, "r_raw": 0.9, "rmse_Nm_kg": 0.02, "benefit_kept": float("nan"), "fall_free": 1.0}
-    row |= {"benefit_note": "the teacher saves 0.1 %"}
+    row = {"r_profile": 0.9, "r_raw": 0.9, "rmse_Nm_kg": 0.02, "fall_free": 1.0}
+    row |= {"saved_percent": 2.0, "saved_by_teacher_percent": 2.5}
     rows = {"noise": [row | {"level": 0.0}, row | {"level": 0.1}]}
     page = student_robustness.write_robustness_page(tmp_path, {"thigh_gyro": rows, "three axes": rows}, "teacher")
     text = page.read_text()
-    assert "three axes" in text and "the teacher saves 0.1 %" in text and "noise, rad/s" in text
+    assert "three axes" in text and "The teacher saves 2.5 %" in text and "noise, rad/s" in text
     assert (tmp_path / "robustness.png").stat().st_size > 5000
 
 
