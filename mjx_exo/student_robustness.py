@@ -47,7 +47,7 @@ SWEEPS = (
     Sweep("latency", "ms", (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)),
     Sweep("lost samples", "%", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)),
 )
-CAPTION = "One error at a time on otherwise true sensors. Dotted: what the teacher saves, of the same people at the same speeds."
+CAPTION = "One error at a time on otherwise true sensors. Dotted: what the teacher saves, same people and speeds."
 MEASURES = {"r_raw": "r of all samples", "rmse_Nm_kg": "RMSE, Nm/kg", "saved_percent": "metabolic power saved, %"}
 
 
