@@ -215,6 +215,8 @@ def robustness_figure(found: dict[str, dict[str, list[dict[str, Any]]]]) -> Figu
                 if row == len(MEASURES) - 1:
                     axes.set_xlabel(units.get(name, ""))
             panels[row, 0].set_ylabel(title)
+            if measure == "saved_percent":  # of little, the scatter would look like much
+                panels[row, 0].set_ylim(bottom=min(0.0, panels[row, 0].get_ylim()[0]))
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=2)
     return figure
