@@ -24,9 +24,6 @@ PASSING = (0.68, 0.93)  # share in which the toes should pass well above the flo
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
 # reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late.
 REACHING = (0.88, 0.98)
-# An instantaneous speed reward settles 5 % slow, one filtered over half a second 2 %, and by 0.08 m/s in slow walking,
-# where steps are long: the reward is narrow, and more of a step passes a little above its mean speed than far below.
-SPEED_FILTER_S = 0.5
 _TOES_UP_M = 0.05  # above the heel at heel strike: people's feet land at 15 to 20 degrees
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
@@ -57,7 +54,7 @@ class RewardInputs(NamedTuple):
     action: Array  # [N, A]
     previous_action: Array  # [N, A]
     body_weight_n: Array  # [N]
-    speed_error_m_s: Array  # [N] forward speed minus command, over about a step
+    speed_filtered_m_s: Array  # [N]
     speed_command_m_s: Array  # [N]
     leg_phase: Array  # [N, 2] gait phase of each leg, 0…1
     held: Array  # [N] True where the clock is held: standing
@@ -83,14 +80,6 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arrivin
     still = jnp.exp(-4.0 * foot_speed_m_s**2)
     agreement = jnp.where(stance, loaded * still, jnp.where(swing, lifted, 0.5))
     return agreement * jnp.where(arriving, _ARRIVING, 1.0)[:, None]
-
-
-def filtered_errors(before: Array, error_m_s: Array, dt_s: float) -> Array:
-    """[N, 2] the error of the speed [N] after one filter and after two, which keep a twentieth of its course in a step.
-
-    `before` [N, 2] is what they were `dt_s` seconds ago.
-    """
-    return before + dt_s / SPEED_FILTER_S * (jnp.stack([error_m_s, before[:, 0]], axis=-1) - before)
 
 
 def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array) -> Array:
@@ -131,7 +120,7 @@ def stretch(hip_rad: Array, knee_rad: Array, ankle_rad: Array) -> Array:
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
     """Every term of `RewardWeights`, unweighted, [N] each."""
     k, r = x.kinematics, x.readings
-    error = x.speed_error_m_s
+    speed_error = x.speed_filtered_m_s - x.speed_command_m_s
     tilt_sq = k.up[:, 0] ** 2 + k.up[:, 1] ** 2
     load = r.foot_force_n[:, :, 2] / x.body_weight_n[:, None]
     foot_speed = jnp.minimum(
@@ -147,9 +136,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     return {
         # Broad enough to find the way from standing, narrow enough to come close; the cusp at zero, because what is
         # smooth there gives the last tenth of the speed away to effort.
-        "speed": 0.4 * jnp.exp(-3.0 * error**2)
-        + 0.3 * jnp.exp(-40.0 * error**2)
-        + 0.3 * jnp.exp(-10.0 * jnp.abs(error)),
+        "speed": 0.4 * jnp.exp(-3.0 * speed_error**2)
+        + 0.3 * jnp.exp(-40.0 * speed_error**2)
+        + 0.3 * jnp.exp(-10.0 * jnp.abs(speed_error)),
         "heading": heading_agreement(k.position_m[:, 1], k.yaw_rad, k.velocity_m_s[:, 1], x.speed_command_m_s),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": jnp.where(
@@ -157,7 +146,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
             standing_agreement(load, foot_speed, x.balance),
             clock_agreement(x.leg_phase, load, foot_speed, x.arriving),
         ).mean(axis=-1),
-        "alive": jnp.ones_like(error),
+        "alive": jnp.ones_like(speed_error),
         "heel_first": jnp.where(x.held[:, None], 0.0, heel_first).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),

@@ -62,7 +62,6 @@ class EnvState(struct.PyTreeNode):
     curriculum: Curriculum
     phase: Array  # [N] gait clock of the right leg, 0…1
     speed_filtered_m_s: Array  # [N] forward
-    speed_errors_m_s: Array  # [N, 2] forward speed minus command, filtered once and twice
     previous_action: Array  # [N, A] of the human actor, right before left
     time_s: Array  # [N] since the episode began
     key: Array
