@@ -44,9 +44,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@touch $(STAMP)
 
-# One test process per core, four at most; a file's tests stay together, for what they share is made once.
+# One test process per core, four at most; a file's tests stay together, for what they share is made once. Files begin in
+# the order of tests/conftest.py, the long ones first, and not by how many tests they have.
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: setup
 	$(BIN)/python -m mjx_exo.demo $(ARGS)
