@@ -81,6 +81,10 @@ class Engine(Protocol):
         """Advances all environments by `steps` physics steps; usable inside `jit` and `scan`."""
         ...
 
+    def step_numpy(self, state: PhysicsState, drive: Drive, steps: int) -> tuple[PhysicsState, Readings]:
+        """The same on numpy arrays, outside JAX."""
+        ...
+
 
 def actuator_bandwidth_hz(profile: DeviceProfile | None) -> float:
     """Bandwidth of the device's actuators; without a device the value does not matter."""

@@ -151,6 +151,10 @@ class MjxEngine:
         state, drive = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), (state, drive))
         return self._compiled(state, drive, jnp.asarray(self.wearer_of), steps=steps)
 
+    def step_numpy(self, state: PhysicsState, drive: Drive, steps: int) -> tuple[PhysicsState, Readings]:
+        """The same with numpy arrays out, outside `jit`."""
+        return jax.tree.map(np.asarray, self.step(state, drive, steps))
+
     # ---------------------------------------------------------------- one call
 
     def _on_devices(self, state: PhysicsState, drive: Drive, wearer_of: Array, steps: int) -> Any:

@@ -1,8 +1,9 @@
 """The wearer in muscle-driven simulation, tick by tick in real time, with the device's sensors strapped on.
 
 From the moment the wearer is asked to walk, the teacher's human actor drives the muscles of the body, and the torque
-the device applies acts on its hips. Everything that happens in a period is one or two compiled programs, because a
-real device does not wait for its simulation either.
+the device applies acts on its hips. A real device does not wait for its simulation, so a period is short: the physics
+is called directly (a callback from inside a compiled program takes five times as long), and the small compiled programs
+around it return only what changes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from mjx_exo.musculoskeletal.wearer import Wearer as Person
 from mjx_exo.musculoskeletal.wearer import WearerRange
+from mjx_exo.physics.interface import ROOT_QPOS
 from mjx_exo.teacher import Teacher
 from mjx_exo.virtual.motion import Pair, StandingScript, Tick
 from mjx_exo.walking import sensors
@@ -27,6 +29,7 @@ from mjx_exo.walking.rollout import start_walking
 
 FOREVER_S = 1e6
 WARM_UP_STEPS = 3
+_BY_CONTROL_STEP = ("phase", "speed_filtered_m_s", "previous_action", "time_s", "key")  # of the state, besides physics
 PHYSICS_STEP_S = {"published": 0.002}  # what the engine's muscles and constraints allow; the others take the teacher's
 
 
@@ -104,28 +107,28 @@ class SimulatedWearer:
             sensor, axes = sensors.step_axes(params, sensor, key, omega, period_s)
             return sensor, axes[0].ravel()
 
-        def tick(state, excitation, torque, sensor, count):
-            state = env.tick(state, excitation, torque)
+        def measure(state, sensor, count):
             sensor, axes = sense(sensor, count, env.kinematics_of(state).thigh_gyro_rad_s)
-            angles = state.physics.qpos[0, 7:][jnp.array(hip)]
+            angles = state.physics.qpos[0, ROOT_QPOS:][jnp.array(hip)]
             numbers = [axes, env.hip_velocity(state)[0], state.physics.exo_torque_nm[0], angles]
-            return state, sensor, jnp.concatenate(numbers)
+            return sensor, jnp.concatenate(numbers)
 
         def decide(state) -> Decision:
-            return env.decide(state, teacher.policy.act("human", state.observation["human"]))
+            return env.decide(state, teacher.policy.act("human", env.observed(state).observation["human"]))
 
-        def settle(before, moved, readings, decision):
-            return env.settle(before, moved.replace(readings=merge_readings(readings)), decision)
+        def settle(moved, readings, decision):
+            moved = moved.replace(readings=merge_readings(readings))
+            k = env.kinematics_of(moved)
+            moved = env.advance(moved, decision, k)
+            changed = {name: getattr(moved, name) for name in _BY_CONTROL_STEP}
+            return changed, env.fallen(moved, k), decide(moved)
 
-        def start(count, speed, slope):
-            return start_walking(env, jax.random.fold_in(start_key, count), speed, slope)
+        def set_off(count, speed, slope):
+            state = start_walking(env, jax.random.fold_in(start_key, count), speed, slope)
+            return state, decide(state)
 
-        def command(state, speed, slope):
-            wanted = {"speed_target_m_s": jnp.full(1, speed), "slope_target_rad": jnp.full(1, slope)}
-            return state.replace(command=state.command._replace(**wanted))
-
-        self._sense, self._tick, self._decide = jax.jit(sense), jax.jit(tick), jax.jit(decide)
-        self._settle, self._start, self._command = jax.jit(settle), jax.jit(start), jax.jit(command)
+        self._sense, self._measure, self._drive = jax.jit(sense), jax.jit(measure), jax.jit(env.drive)
+        self._settle, self._start = jax.jit(settle), jax.jit(set_off)
 
     @property
     def doing(self) -> str:
@@ -170,14 +173,16 @@ class SimulatedWearer:
         slope = np.float32(slope_rad if speed_m_s else self._slope_rad)
         self._told = (speed, slope)
         if self.walking:
-            self._state = self._command(self._state, speed, slope)
+            wanted = {"speed_target_m_s": np.full(1, speed), "slope_target_rad": np.full(1, slope)}
+            self._decision = self._decision._replace(command=self._decision.command._replace(**wanted))
+            self._state = self._state.replace(command=self._state.command._replace(**wanted))
         else:
             self._set_off()
 
     def _set_off(self) -> None:
         """Begins walking in a posture of the gait cycle, in motion."""
         self._starts += 1
-        self._state = self._start(np.int32(self._starts), *self._told)
+        self._state, self._decision = self._start(np.int32(self._starts), *self._told)
         self._phase, self.walking = 0, True
 
     def tick(self, torque_nm: Pair) -> Tick:
@@ -192,20 +197,20 @@ class SimulatedWearer:
         return self._report(np.concatenate([axes, rates, np.zeros(4)]), False)
 
     def _step(self, torque_nm: Pair) -> Tick:
+        env = self.env
         if self._phase == 0:
-            self._before, self._decision, self._parts = self._state, self._decide(self._state), []
+            self._parts = []
             self._state = self._state.replace(command=self._decision.command)
         wanted = np.array([torque_nm], np.float32)
-        count = np.int32(self._ticks)
-        self._state, self._sensor, numbers = self._tick(
-            self._state, self._decision.excitation, wanted, self._sensor, count
-        )
+        exo, drive = self._drive(self._state, self._decision.excitation, wanted)
+        self._state = env.moved(self._state, exo, *env.engine.step_numpy(self._state.physics, drive, env.steps))
+        self._sensor, numbers = self._measure(self._state, self._sensor, np.int32(self._ticks))
         self._parts.append(self._state.readings)
-        self._phase = (self._phase + 1) % self.env.ticks
+        self._phase = (self._phase + 1) % env.ticks
         fell = False
         if self._phase == 0:
-            self._state = self._settle(self._before, self._state, self._parts, self._decision)
-            fell = bool(self._state.terminated[0])
+            changed, fallen, self._decision = self._settle(self._state, self._parts, self._decision)
+            self._state, fell = self._state.replace(**changed), bool(fallen[0])
             if fell:  # and is set on its feet again
                 self.falls += 1
                 self._set_off()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mjx_exo.device import DeviceProfile
-from mjx_exo.physics.interface import ROOT_QVEL, Drive, Engine, Readings
+from mjx_exo.physics.interface import ROOT_QVEL, Drive, Engine, PhysicsState, Readings
 from mjx_exo.walking import exo_rewards, observations
 from mjx_exo.walking.actions import HumanActions
 from mjx_exo.walking.commands import (
@@ -76,7 +76,7 @@ class WalkingEnv:
         steps = self.tick_s / config.physics_step_s
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(f"physics step {config.physics_step_s} s does not divide the tick of {self.tick_s} s")
-        self._steps = round(steps)
+        self.steps = round(steps)
         example = jax.eval_shape(self._example_features)
         actors = [("human", observations.HUMAN, self.human_action_size)]
         if self.active:
@@ -147,11 +147,20 @@ class WalkingEnv:
 
         excitation: [N, M], 0…1. wanted_nm: [N, 2] right and left, flexion positive; ignored without an active device.
         """
+        exo, drive = self.drive(state, excitation, wanted_nm)
+        physics, readings = self.engine.step(state.physics, drive, self.steps)
+        return self.moved(state, exo, physics, readings)
+
+    def drive(self, state: EnvState, excitation: Array, wanted_nm: Array) -> tuple[Exo, Drive]:
+        """What acts on the bodies in the tick that begins with `state`, and the device's side after it."""
         exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
             exo, command_nm = self.device_side.pass_on(exo, wanted_nm, self.hip_velocity(state))
-        drive = Drive(excitation, command_nm, state.command.push_n, gravity(state.command.slope_rad))
-        physics, readings = self.engine.step(state.physics, drive, self._steps)
+        return exo, Drive(excitation, command_nm, state.command.push_n, gravity(state.command.slope_rad))
+
+    @staticmethod
+    def moved(state: EnvState, exo: Exo, physics: PhysicsState, readings: Readings) -> EnvState:
+        """`state` after a tick of the physics."""
         return state.replace(physics=physics, readings=readings, sensors=readings.sensors, exo=exo)
 
     def curriculum(self, state: EnvState, stats: dict[str, Array]) -> EnvState:
@@ -211,22 +220,14 @@ class WalkingEnv:
 
     def settle(self, state: EnvState, moved: EnvState, decision: Decision) -> EnvState:
         """Rewards, ends and restarts after the ticks of one control step took `state` to `moved`."""
-        dt, physics, command = self.control_dt, moved.physics, moved.command
-        speed = state.speed_filtered_m_s + dt / SPEED_FILTER_S * (physics.qvel[:, 0] - state.speed_filtered_m_s)
-        k = self.kinematics_of(moved)
-        moved = moved.replace(
-            phase=advance_clock(state.phase, command.speed_m_s, decision.bend, may_stand(k, command.slope_rad), dt),
-            speed_filtered_m_s=speed,
-            previous_action=decision.action,
-            time_s=state.time_s + dt,
-            key=decision.key,
-        )
+        k, command = self.kinematics_of(moved), moved.command
+        moved = self.advance(moved, decision, k)
         reward, metrics = self._reward(state, moved, k)
-        terminated = self._fallen(moved, k)
+        terminated = self.fallen(moved, k)
         truncated = jnp.where(terminated > 0, 0.0, (moved.time_s >= self.config.episode_s - 1e-4).astype(jnp.float32))
         done = (terminated + truncated) > 0
         metrics |= {
-            "speed_m_s": physics.qvel[:, 0],
+            "speed_m_s": moved.physics.qvel[:, 0],
             "episode_seconds": moved.time_s,
             "episode_fell": terminated,
             "strictness": jnp.full(self.num_envs, state.curriculum.strictness),
@@ -250,6 +251,17 @@ class WalkingEnv:
         }
         after = moved.replace(**parts, reward=reward, terminated=terminated, truncated=truncated, metrics=metrics)
         return self.observed(after)
+
+    def advance(self, moved: EnvState, decision: Decision, k: Kinematics) -> EnvState:
+        """Clock, speed and time one control step on, after its ticks; nobody is judged or starts again."""
+        dt, command, speed = self.control_dt, moved.command, moved.speed_filtered_m_s
+        return moved.replace(
+            phase=advance_clock(moved.phase, command.speed_m_s, decision.bend, may_stand(k, command.slope_rad), dt),
+            speed_filtered_m_s=speed + dt / SPEED_FILTER_S * (moved.physics.qvel[:, 0] - speed),
+            previous_action=decision.action,
+            time_s=moved.time_s + dt,
+            key=decision.key,
+        )
 
     def _reward(self, before: EnvState, after: EnvState, k: Kinematics) -> tuple[dict[str, Array], dict[str, Array]]:
         leg_angles = k.joint_rad[:, self.walkers.legs]
@@ -297,7 +309,7 @@ class WalkingEnv:
         )
         return power_w.sum(-1) / self.body_mass_kg
 
-    def _fallen(self, state: EnvState, k: Kinematics) -> Array:
+    def fallen(self, state: EnvState, k: Kinematics) -> Array:
         """1 where the walker fell, turned away, ran off its line or walked backwards."""
         low = k.position_m[:, 2] < 0.78 * self.walkers.standing_m
         tilted = k.up[:, 2] < 0.7
