@@ -241,6 +241,33 @@ def limit_torque(
     return xp.clip(last + xp.clip(torque - last, -step, step), -limit, limit)
 
 
+def limit_torque_pair(
+    limits: TorqueLimits,
+    desired_nm: tuple[float, float],
+    last_applied_nm: tuple[float, float],
+    joint_velocity_rad_s: tuple[float, float] | None,
+    dt_s: float,
+) -> tuple[float, float]:
+    """`limit_torque` for one device, in plain numbers: less time, in a loop that has to answer at once."""
+    limit, power = float(limits.limit_nm), float(limits.power_limit_w)
+    step = float(limits.rate_limit_nm_s) * (dt_s if math.isfinite(dt_s) and dt_s > 0.0 else 0.0)
+    velocity = (None, None) if joint_velocity_rad_s is None else joint_velocity_rad_s
+    right, left = (_limit_one(limit, power, step, desired_nm[i], last_applied_nm[i], velocity[i]) for i in (0, 1))
+    return right, left
+
+
+def _limit_one(limit: float, power: float, step: float, desired: float, last: float, velocity: float | None) -> float:
+    torque = _within(desired if math.isfinite(desired) else 0.0, limit)
+    if velocity is not None and math.isfinite(velocity) and abs(velocity) > 1e-6:
+        torque = _within(torque, power / abs(velocity))
+    last = _within(last if math.isfinite(last) else 0.0, limit)
+    return _within(last + _within(torque - last, step), limit)
+
+
+def _within(value: float, bound: float) -> float:
+    return min(max(value, -bound), bound)
+
+
 def _profile_path(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text:

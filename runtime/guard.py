@@ -13,9 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
-
-from mjx_exo.device import TorqueLimits, limit_torque
+from mjx_exo.device import TorqueLimits, limit_torque_pair
 from runtime.channels import read_channels
 from runtime.commission import Commissioning, StandingCalibration
 from runtime.feed import FreezeWatch, SampleAge, SampleFeed
@@ -62,8 +60,8 @@ class Guard:
         self._forget_samples()
         self._last_tick_s: float | None = None
         self._last_decide_s: float | None = None
-        self._student = np.zeros(2)
-        self._torque = np.zeros(2)
+        self._student = _ZERO
+        self._torque = _ZERO
         self._device_armed = False
         self._arm_deadline_s = math.inf
         self._immediate = False
@@ -203,7 +201,7 @@ class Guard:
         self._check_hold_up(now_s)
         self._check_age(now_s)
 
-    def decide(self, now_s: float, student_nm_per_kg: tuple[float, float] | np.ndarray | None) -> Decision:
+    def decide(self, now_s: float, student_nm_per_kg: tuple[float, float] | None) -> Decision:
         """The torque for now. `student_nm_per_kg` is the policy's newest output, None when it has none since.
 
         It is at most the rate limit times the time that the answer has, from the torque that its sample says is
@@ -214,28 +212,27 @@ class Guard:
         if self._answers_sample:
             dt_s = min(self._elapsed_s, period_s)
             late_s = min(1e-6 * self._sample.applied_after_us, period_s)
-            last = np.asarray(self._sample.applied_torque_nm)
+            last = self._sample.applied_torque_nm
             velocity = self._sample.joint_velocity_rad_s
         else:
             since = 0.0 if self._last_decide_s is None else now_s - self._last_decide_s
             dt_s, late_s, last, velocity = min(max(since, 0.0), period_s), 0.0, self._torque, None
         self._elapsed_s, self._answers_sample, self._last_decide_s = 0.0, False, now_s
         if student_nm_per_kg is not None:
-            self._student = np.asarray(student_nm_per_kg, dtype=float)
-            if not np.all(np.isfinite(self._student)):
+            right, left = student_nm_per_kg
+            self._student = (float(right), float(left))
+            if not all(map(math.isfinite, self._student)):
                 self.fault(now_s, "the policy's output is not a finite number")
         self._advance_gain(now_s, dt_s, last)
         if self.stage not in MOVING:
-            self._torque = np.zeros(2)
+            self._torque = _ZERO
             return Decision(_ZERO, self._intent(1.0), 0.0, False, self.armed and self._device_armed)
-        wanted = np.asarray(self._intent(self.gain))
+        wanted = self._intent(self.gain)
         if self.config.dry_run:
-            return Decision(_ZERO, self._intent(self.gain), self.gain, False, False)
-        velocity = None if velocity is None else np.asarray(velocity)
-        self._torque = limit_torque(self.config.limits, wanted, last, velocity, dt_s + late_s)
-        limited = bool(np.any(np.abs(self._torque - wanted) > 1e-6))
-        right, left = self._torque.tolist()
-        return Decision((right, left), self._intent(self.gain), self.gain, limited, True)
+            return Decision(_ZERO, wanted, self.gain, False, False)
+        self._torque = limit_torque_pair(self.config.limits, wanted, last, velocity, dt_s + late_s)
+        limited = any(abs(torque - asked) > 1e-6 for torque, asked in zip(self._torque, wanted, strict=True))
+        return Decision(self._torque, wanted, self.gain, limited, True)
 
     # How it gets there.
 
@@ -243,7 +240,7 @@ class Guard:
         self.stage = stage
         if stage not in (Stage.RAMP, Stage.ACTIVE, Stage.SOFT_STOP):
             self.gain = 0.0
-            self._torque = np.zeros(2)
+            self._torque = _ZERO
         self._note(now_s, text)
 
     def _note(self, now_s: float, text: str) -> None:
@@ -365,10 +362,10 @@ class Guard:
 
     def _intent(self, gain: float) -> tuple[float, float]:
         share = gain * self.config.torque_scale * self.config.wearer_mass_kg
-        right, left = (share * value for value in self._student.tolist())
+        right, left = (share * value for value in self._student)
         return (right, left) if math.isfinite(right) and math.isfinite(left) else _ZERO
 
-    def _advance_gain(self, now_s: float, dt_s: float, last: np.ndarray) -> None:
+    def _advance_gain(self, now_s: float, dt_s: float, last: tuple[float, float]) -> None:
         if self.stage == Stage.RAMP:
             self.gain = min(1.0, self.gain + dt_s / self.config.ramp_s)
             if self.gain >= 1.0:
@@ -376,7 +373,7 @@ class Guard:
         elif self.stage == Stage.SOFT_STOP:
             self.gain = max(0.0, self.gain - dt_s / self.config.soft_stop_s)
             step = float(self.config.limits.rate_limit_nm_s) * self.feed.device_period_s
-            if self.gain == 0.0 and max(np.abs(last)) <= step:
+            if self.gain == 0.0 and max(map(abs, last)) <= step:
                 self._enter(now_s, Stage.READY, "torque is zero" if self.armed else "torque is zero, disarmed")
 
 

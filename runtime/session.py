@@ -40,6 +40,7 @@ from runtime.witness import Answer, Witness
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMER_S = 0.01  # longest wait while frames are expected
 AWAKE_S = 0.001  # before a frame is due, this much of the wait is spent awake
+WARMING_SHARE = 2.0  # of an inference, before a frame is due: from then on there is none that it could wait for
 OVERDUE_S = 0.0005  # and this much after it was due
 RECONNECT_S = 1.0
 HINT_S = 5.0
@@ -138,17 +139,18 @@ class Session:
     def _wait(self, waiting: list[int]) -> list[int]:
         """Blocks until something is there, for `TIMER_S` at most; returns what.
 
-        The moment before a frame is due is spent awake, with the student computed once more on what it has seen: a
-        processor that slept and caches that went cold answer late. Where that takes too long it is left out, or the
-        frame would wait for it.
+        The moment before a frame is due is spent awake, with the student computed again and again on what it has seen:
+        a processor that slept and caches that went cold answer late. It ends while a frame that comes early would not
+        yet wait for it, and where computing takes too long it is left out.
         """
         began_s = self._clock()
         pause_s = self._due_s - AWAKE_S - began_s
         if not (0.0 < pause_s < TIMER_S and self._inference_s < 0.5 * AWAKE_S):
             return select.select(waiting, [], [], TIMER_S)[0]
         ready = select.select(waiting, [], [], pause_s)[0]
-        if not ready:
+        while not ready and self._clock() + WARMING_SHARE * self._inference_s < self._due_s:
             self._policy.infer()
+            ready = select.select(waiting, [], [], 0.0)[0]
         while not ready and self._clock() < self._due_s + OVERDUE_S:
             ready = select.select(waiting, [], [], 0.0)[0]
         return ready or select.select(waiting, [], [], max(0.0, began_s + TIMER_S - self._clock()))[0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mjx_exo.device import DEVICES_DIR, DeviceProfile, TorqueLimits, available_profiles, limit_torque
+from mjx_exo.device import DEVICES_DIR, DeviceProfile, TorqueLimits, available_profiles, limit_torque, limit_torque_pair
 from mjx_exo.errors import UserError
 
 LIMITS = TorqueLimits(18.0, 150.0, 80.0)
@@ -125,6 +125,15 @@ def test_limiter_holds_for_any_float(desired, last, velocity, dt):
     start = np.clip(np.where(np.isfinite(last), last, 0.0), -18.0, 18.0)
     allowed = 150.0 * (dt if math.isfinite(dt) and dt > 0 else 0.0)
     assert np.all(np.abs(out - start) <= allowed + 1e-9)
+
+
+@given(desired=PAIR, last=PAIR, velocity=st.none() | PAIR, dt=ANY_FLOAT)
+@settings(max_examples=300, deadline=None)
+def test_limiter_in_plain_numbers_is_the_limiter(desired, last, velocity, dt):
+    with np.errstate(all="ignore"):
+        expected = limit_torque(LIMITS, desired, last, velocity, dt)
+    velocity = None if velocity is None else tuple(velocity)
+    assert limit_torque_pair(LIMITS, tuple(desired), tuple(last), velocity, dt) == tuple(expected)
 
 
 def test_limiter_in_jit_is_the_limiter_in_numpy():
