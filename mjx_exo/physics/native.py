@@ -10,6 +10,7 @@ model and data, so the same inputs give the same outputs whatever ran before.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,10 @@ class NativeEngine:
 
     def shapes(self) -> tuple[PhysicsState, Readings]:
         """`jax.ShapeDtypeStruct` of what `step` returns."""
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> tuple[PhysicsState, Readings]:
         n, m, j = self.num_envs, self.muscles, self.joints
 
         def array(*shape):
@@ -277,7 +282,7 @@ class NativeEngine:
     def step_numpy(self, state: PhysicsState, drive: Drive, steps: int) -> tuple[PhysicsState, Readings]:
         """The same on numpy arrays, outside JAX."""
         inputs = [np.asarray(x, dtype=np.float32) for x in (*state, *drive)]
-        new_state, readings = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), self.shapes())
+        new_state, readings = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), self._shapes)
         foot = readings.foot_force_n.reshape(self.num_envs, 6)
         outputs = [*new_state, readings.sensors, foot, *readings[2:]]
 
