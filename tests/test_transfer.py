@@ -254,6 +254,7 @@ def test_the_grid_is_walked_so_that_one_thing_changes_at_a_time():
     np.testing.assert_allclose([leg[:2] for leg in legs], np.array(cells) * [1.0, np.pi / 180.0])
     assert {leg[2] for leg in legs[1:-1]} == {20.0} and legs[0][2] > 20.0 and legs[-1][2] == np.inf
     assert transfer_grid.walk_plan([(1.25, -4.0)], 20.0) == "1.25@-4"
+    assert transfer_grid.there_and_back(cells[:2], 3) == [*cells[:2], *cells[1::-1], *cells[:2]]
     for text in ("fast", "1:2", "1:2:0", "2:1:0.5", "0:1:nan"):
         with pytest.raises(UserError, match="neither a number nor A:B:STEP"):
             transfer_grid.span(text, "--speeds")
