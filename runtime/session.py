@@ -30,6 +30,7 @@ from runtime.live import LivePlot
 from runtime.messages import Arm, Disarm, Request, RequestKind, Sensor, SensorFlag, StopReason, Torque
 from runtime.policy import Policy
 from runtime.recorder import Recorder
+from runtime.rehearsal import Rehearsal
 from runtime.settings import Settings, guard_config
 from runtime.stages import MOVING, Observation, Stage
 from runtime.startup import process_age_s, started
@@ -67,6 +68,7 @@ class Session:
         self.tally = Tally()
         self._witness = Witness(recorder, LivePlot(settings.live) if settings.live else None)
         self._wishes = Wishes(settings.walk)
+        self._rehearsal = Rehearsal()
         self._link: SerialLink | None = None
         self._link_rejected = self._lost_before = 0
         self._session = 0
@@ -139,9 +141,9 @@ class Session:
     def _wait(self, waiting: list[int]) -> list[int]:
         """Blocks until something is there, for `TIMER_S` at most; returns what.
 
-        The moment before a frame is due is spent awake, with the student computed again and again on what it has seen:
-        a processor that slept and caches that went cold answer late. It ends while a frame that comes early would not
-        yet wait for it, and where computing takes too long it is left out.
+        The moment before a frame is due is spent awake, with the student computed again and again on what it has seen
+        and the answer rehearsed: a processor that slept and caches that went cold answer late. It ends while a frame
+        that comes early would not yet wait for it, and where computing takes too long it is left out.
         """
         began_s = self._clock()
         pause_s = self._due_s - AWAKE_S - began_s
@@ -150,6 +152,7 @@ class Session:
         ready = select.select(waiting, [], [], pause_s)[0]
         while not ready and self._clock() + WARMING_SHARE * self._inference_s < self._due_s:
             self._policy.infer()
+            self._rehearsal.run(began_s, self._student, self._session, self._profile.link.time_to_live_ms)
             ready = select.select(waiting, [], [], 0.0)[0]
         while not ready and self._clock() < self._due_s + OVERDUE_S:
             ready = select.select(waiting, [], [], 0.0)[0]
@@ -234,6 +237,7 @@ class Session:
         self._record(woke_s, sample, seen, Answer(decision, done_s - woke_s, inference_s))
         if sample.flags & SensorFlag.SIMULATED:
             self._ask(woke_s)
+        self._rehearsal.prepare(woke_s, guard, sample, self._period_s)
 
     def _record(self, woke_s: float, sample: Sensor, seen: Observation, answer: Answer | None = None) -> None:
         self._witness.record(woke_s, sample, seen, self._student, self.guard, answer)
@@ -296,6 +300,7 @@ class Session:
         self._link.send_stop(StopReason.LINK_FAULT)
         self._link.close()
         self._link = None
+        self._rehearsal.forget()
         self._next_try_s = now_s + RECONNECT_S
         self.guard.link_lost(now_s, reason)
         self._witness.note(now_s, "link", up=False, text=reason)
