@@ -1,19 +1,26 @@
-"""exo_loop with a policy that fails in the middle of walking: by an exception, or (`SPIN=1`) by computing on and on."""
+"""exo_loop with a policy that fails while it assists: by an exception, or (`SPIN=1`) by computing on and on."""
 
-import itertools
 import os
 import time
 
 from mjx_exo.errors import run_command
 from runtime import exo_loop
+from runtime.guard import Guard
 from runtime.policy import Policy
+from runtime.stages import Stage
 
-_calls = itertools.count()
-_infer = Policy.infer
+_infer, _decide = Policy.infer, Guard.decide
+_active = 0
+
+
+def _counting(guard, *arguments):
+    global _active
+    _active += guard.stage == Stage.ACTIVE
+    return _decide(guard, *arguments)
 
 
 def _failing(policy):
-    if next(_calls) < 1200:
+    if _active < 100:
         return _infer(policy)
     until_s = time.monotonic() + 0.5
     while os.environ.get("SPIN") and time.monotonic() < until_s:
@@ -21,7 +28,7 @@ def _failing(policy):
     return _infer(policy) if os.environ.get("SPIN") else 1 / 0
 
 
-Policy.infer = _failing
+Policy.infer, Guard.decide = _failing, _counting
 
 if __name__ == "__main__":
     run_command(exo_loop.main)
