@@ -18,9 +18,18 @@ from mjx_exo.musculoskeletal.compiled import compile_body
 from mjx_exo.musculoskeletal.skeleton import ContactOptions
 from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
-from mjx_exo.walking.commands import SLOWEST_WALK_M_S, advance_command, ask_again, draw_command, gravity, standing
+from mjx_exo.walking.commands import (
+    SLOWEST_WALK_M_S,
+    Command,
+    advance_command,
+    ask_again,
+    draw_command,
+    gravity,
+    standing,
+)
 from mjx_exo.walking.config import LOOSE, STRICT, CommandConfig, CurriculumConfig, WalkingConfig
-from mjx_exo.walking.gait_clock import advance_clock, balance, held
+from mjx_exo.walking.gait_clock import advance_clock, balance, expected_speed, held
+from mjx_exo.walking.pacing import PACING_LIMIT_M_S, advance_pacing, aim
 from mjx_exo.walking.rewards import (
     clock_agreement,
     heading_agreement,
@@ -40,7 +49,7 @@ def env():
     curriculum = CurriculumConfig(start_episode_s=6.0, rise_updates=10, widen_updates=5, fall_back=0.5)
     return build_environment(
         WalkingConfig(
-            num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2,
+            num_envs=N, episode_s=0.4, command=command, curriculum=curriculum, threads=2, pacing_per_s=0.5,
             loose=dataclasses.replace(LOOSE, metabolic=-0.5), strict=dataclasses.replace(STRICT, metabolic=-0.5),
         )
     )  # fmt: skip
@@ -65,6 +74,35 @@ def rolled(env, reset, step):
         state = step(state, {"human": jax.random.normal(key, (N, env.human_action_size))})
         states.append(state)
     return states
+
+
+def test_a_walker_that_is_too_slow_sees_a_higher_aim_and_is_rewarded_for_it(env, rolled):
+    sizes = [(name, size) for name, size, _ in env.describe_observations()["human"]]
+    column = sum(size for _, size in itertools.takewhile(lambda entry: entry[0] != "speed_command", sizes))
+    for before, after in itertools.pairwise(rolled):
+        told = aim(after.command, after.pacing_m_s)
+        np.testing.assert_array_equal(after.observation["human"][:, column], told)
+        going_on = np.asarray(after.time_s > before.time_s)
+        moved = np.asarray(after.pacing_m_s - before.pacing_m_s)
+        slow = np.asarray(before.speed_filtered_m_s < after.command.speed_m_s - 0.01)
+        changing = np.asarray(after.command.speed_m_s != after.command.speed_target_m_s)
+        assert (moved[going_on & slow & ~changing] > 0).all() and (moved[going_on & changing] == 0).all()
+    paced = rolled[-1].replace(pacing_m_s=jnp.full(N, 0.1))
+    np.testing.assert_array_equal(
+        expected_speed(paced, env.kinematics_of(paced)), paced.command.speed_m_s + jnp.float32(0.1)
+    )
+
+
+def test_pacing_takes_out_a_constant_lag_and_nothing_while_standing():
+    still, walk = jnp.zeros(3), jnp.array([0.6, 1.2, 0.0])
+    command = Command(walk, walk, still, still, jnp.zeros((3, 3)), still)
+    pacing, speed = jnp.zeros(3), jnp.zeros(3)
+    for _ in range(750):  # 15 s
+        speed += 0.02 / 0.5 * (aim(command, pacing) - jnp.array([0.07, 0.4, 0.0]) - speed)
+        pacing = advance_pacing(pacing, command, speed, 0.4, 0.02)
+    np.testing.assert_allclose(speed, [0.6, 1.2 - 0.4 + PACING_LIMIT_M_S, 0.0], atol=2e-3)
+    assert pacing[2] == 0.0
+    assert (advance_pacing(pacing, command, speed, 0.0, 0.02) == pacing).all()
 
 
 def test_observations_have_the_sizes_the_table_says(env, rolled):
@@ -140,7 +178,8 @@ def test_a_walker_pays_for_the_energy_that_the_evaluation_counts(env, rolled):
     rate_w_kg = metabolic_power_w(env, series)[0][0].sum(-1) / np.asarray(env.body_mass_kg)
     paid = np.asarray(state.metrics["reward/metabolic"])
     assert rate_w_kg.min() < 20.0 < rate_w_kg.max()
-    expected = -0.5 * np.minimum(rate_w_kg, 40.0) / (0.5 + np.maximum(np.asarray(state.command.speed_m_s), 1.0))
+    told = aim(state.command, state.pacing_m_s)
+    expected = -0.5 * np.minimum(rate_w_kg, 40.0) / (0.5 + np.maximum(np.asarray(told), 1.0))
     np.testing.assert_allclose(paid[going], expected[going], rtol=1e-3)
 
 

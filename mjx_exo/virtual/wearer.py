@@ -29,7 +29,8 @@ from mjx_exo.walking.rollout import start_walking
 
 FOREVER_S = 1e6
 WARM_UP_STEPS = 3
-_BY_CONTROL_STEP = ("phase", "speed_filtered_m_s", "previous_action", "time_s", "key")  # of the state, besides physics
+# Of the state, besides physics.
+_BY_CONTROL_STEP = ("phase", "speed_filtered_m_s", "pacing_m_s", "previous_action", "time_s", "key")
 PHYSICS_STEP_S = {"published": 0.002}  # what the engine's muscles and constraints allow; the others take the teacher's
 
 

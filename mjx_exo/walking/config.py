@@ -97,6 +97,7 @@ class WalkingConfig:
     synergies: str = "published"  # published, raw
     excitation_rest: float = 0.05
     excitation_gain: float = 0.5
+    pacing_per_s: float = 0.0  # how fast a walker that is too slow aims higher; 0: never
     clock_freedom: float = 0.0  # share by which the policy may bend the gait clock; 0: the clock is given
     device: str = ""  # device profile name or path; empty: no device
     device_mode: Literal["absent", "worn", "active"] = "absent"

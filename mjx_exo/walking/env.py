@@ -41,6 +41,7 @@ from mjx_exo.walking.gait_clock import (
     may_stand,
 )
 from mjx_exo.walking.metabolism import Metabolism
+from mjx_exo.walking.pacing import advance_pacing
 from mjx_exo.walking.rewards import RewardInputs, reward_terms, weighted
 from mjx_exo.walking.start_states import PHASES, REFERENCE_SPEED_M_S, build_start_states, standing_row
 from mjx_exo.walking.state import Actor, Curriculum, Decision, EnvState, Exo
@@ -193,6 +194,7 @@ class WalkingEnv:
                 readings=state.readings._replace(sensors=sensors),
                 phase=jnp.where(still, jnp.round(2.0 * state.phase) % 2.0 / 2.0, state.phase),
                 speed_filtered_m_s=state.physics.qvel[:, 0] * scale[:, 0],
+                pacing_m_s=zeros,
                 curriculum=Curriculum(jnp.float32(strictness), jnp.float32(1.0)),
             )
         )
@@ -258,6 +260,7 @@ class WalkingEnv:
         return moved.replace(
             phase=advance_clock(moved.phase, command.speed_m_s, decision.bend, may_stand(k, command.slope_rad), dt),
             speed_filtered_m_s=speed + dt / SPEED_FILTER_S * (moved.physics.qvel[:, 0] - speed),
+            pacing_m_s=advance_pacing(moved.pacing_m_s, command, speed, self.config.pacing_per_s, dt),
             previous_action=decision.action,
             time_s=moved.time_s + dt,
             key=decision.key,
@@ -360,6 +363,7 @@ class WalkingEnv:
             curriculum=curriculum,
             phase=phase,
             speed_filtered_m_s=qvel[:, 0],
+            pacing_m_s=zeros,
             previous_action=jnp.zeros((n, self.human_action_size)),
             time_s=zeros,
             key=next_key,

@@ -12,6 +12,7 @@ from jax import Array
 
 from mjx_exo.walking.commands import standing
 from mjx_exo.walking.features import Kinematics
+from mjx_exo.walking.pacing import aim
 from mjx_exo.walking.state import EnvState
 
 _CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency at a speed; it grows with the square root of the speed
@@ -63,11 +64,12 @@ def arriving(state: EnvState, k: Kinematics) -> Array:
 
 
 def expected_speed(state: EnvState, k: Kinematics) -> Array:
-    """Speed [N] in m/s that a walker is judged against: the commanded one, or in the last steps any slow one forwards.
+    """Speed [N] in m/s that a walker is judged against: its aim, or in the last steps any slow one forwards.
 
     Who is to brake at once does so in the middle of a step, with the weight behind the feet, and falls backwards.
     """
-    return jnp.where(arriving(state, k), jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S), state.command.speed_m_s)
+    last_steps = jnp.clip(state.speed_filtered_m_s, *_LAST_STEPS_M_S)
+    return jnp.where(arriving(state, k), last_steps, aim(state.command, state.pacing_m_s))
 
 
 def advance_clock(phase: Array, speed_m_s: Array, bend: Array, may_stand: Array, dt_s: float) -> Array:

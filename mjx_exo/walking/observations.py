@@ -27,6 +27,7 @@ from mjx_exo.walking.features import (
     sagittal_gyro,
 )
 from mjx_exo.walking.gait_clock import held
+from mjx_exo.walking.pacing import aim
 from mjx_exo.walking.state import EnvState
 from mjx_exo.walking.walkers import Walkers
 
@@ -115,7 +116,7 @@ def walker_features(state: EnvState, k: Kinematics, walkers: Walkers, time_left_
     def relative(place: Array) -> Array:
         return place - ground * k.position_m[:, None, :]
 
-    activation = state.physics.activation
+    activation, told_m_s = state.physics.activation, aim(state.command, state.pacing_m_s)
     return {
         "pelvis_height": Feature((k.position_m[:, 2:3] / walkers.standing_m[:, None] - 1.0) * 10.0, SCALAR),
         "up": Feature(k.up, POLAR),
@@ -133,8 +134,8 @@ def walker_features(state: EnvState, k: Kinematics, walkers: Walkers, time_left_
         "lateral_offset": Feature(k.position_m[:, 1:2], LATERAL),
         "activation": Feature(activation[:, : walkers.leg_muscles].reshape(len(activation), 2, -1), PAIR),
         "clock": Feature(~held(state, k)[:, None] * jnp.stack([jnp.sin(half_phase), jnp.cos(half_phase)], -1), SCALAR),
-        "speed_command": Feature(state.command.speed_m_s[:, None], SCALAR),
-        "speed_error": Feature((state.speed_filtered_m_s - state.command.speed_m_s)[:, None] * 2.0, SCALAR),
+        "speed_command": Feature(told_m_s[:, None], SCALAR),
+        "speed_error": Feature((state.speed_filtered_m_s - told_m_s)[:, None] * 2.0, SCALAR),
         "slope": Feature(state.command.slope_rad[:, None] * 5.0, SCALAR),
         "exo_torque": Feature(state.physics.exo_torque_nm / walkers.body_mass_kg[:, None] * 5.0, PAIR),
         "wearer": Feature(walkers.wearer, SCALAR),

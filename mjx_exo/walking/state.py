@@ -62,6 +62,7 @@ class EnvState(struct.PyTreeNode):
     curriculum: Curriculum
     phase: Array  # [N] gait clock of the right leg, 0…1
     speed_filtered_m_s: Array  # [N] forward
+    pacing_m_s: Array  # [N] what the walker aims at beyond the commanded speed
     previous_action: Array  # [N, A] of the human actor, right before left
     time_s: Array  # [N] since the episode began
     key: Array
