@@ -26,6 +26,7 @@ TRIALS, SECONDS, SETTLE_S = 64, 20.0, 3.0
 SPEEDS_M_S = (0.3, 2.5)  # below, nobody is asked to walk; above, people run
 SLOPES_DEG = (-15.0, 15.0)
 MOST_CELLS, MOST_TRIALS = 1000, 4096
+FASTEST_PACING = 2.0  # per second; beyond, people sway between too slow and too fast
 HELD_OUT = 4242  # added to the training's wearer seed: people it never met
 
 
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
     p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
     p.add_argument("--wearers", type=int, default=0, help="people to walk with, none trained on (0: the trained ones)")
+    p.add_argument("--pacing", type=float, help="per second, how fast the too slow aim higher (as learned; 0: never)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--resume", action="store_true", help="go on with an evaluation that was stopped")
     p.add_argument("--no-animations", action="store_true", help="leave the animations out")
@@ -97,6 +99,8 @@ def check(arguments: argparse.Namespace) -> None:
     ):
         if not low <= value <= high:
             raise UserError(f"{option} is {value:g}; allowed: {low:g} to {high:g}")
+    if arguments.pacing is not None and not 0.0 <= arguments.pacing <= FASTEST_PACING:
+        raise UserError(f"--pacing is {arguments.pacing:g}; allowed: 0 to {FASTEST_PACING:g} per second")
     steps = 10.0 / arguments.step_ms if arguments.step_ms > 0 else math.nan  # in the shortest period of a device
     if not (0.1 <= arguments.step_ms <= 10.0 and abs(steps - round(steps)) < 1e-6):
         raise UserError(f"--step-ms is {arguments.step_ms:g}; allowed: 0.1 to 10, a whole number of them in 10 ms")
@@ -187,7 +191,7 @@ def _settings(
     teacher: Any, speeds_m_s: list[float], slopes_deg: list[float], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What decides the figures of a cell: cells walked with other settings do not belong in one report."""
-    names = ("trials", "seconds", "step_ms", "engine", "wearers", "seed")
+    names = ("trials", "seconds", "step_ms", "engine", "wearers", "pacing", "seed")
     return {
         "policy": teacher.policy.description["sha256"],
         "speeds": speeds_m_s,
@@ -250,6 +254,8 @@ def _walker(teacher: Any, count: int, arguments: argparse.Namespace, seconds: fl
     changes: dict[str, Any] = {"engine": arguments.engine, "physics_step_s": 1e-3 * arguments.step_ms}
     if arguments.wearers:
         changes |= {"wearers": arguments.wearers, "wearer_seed": base.wearer_seed + HELD_OUT}
+    if arguments.pacing is not None:
+        changes["pacing_per_s"] = arguments.pacing
     changes |= given
     if arguments.controller is None:
         return teacher.environment(count, seconds + 1.0, **changes), teacher.act

@@ -15,6 +15,7 @@ from mjx_exo.gait.cost import cost_summary
 from mjx_exo.gait.metrics import Condition, overall
 from mjx_exo.gait.report import COLUMNS, DETAILS, Image, Section, TextTable, said
 from mjx_exo.musculoskeletal import energetics
+from mjx_exo.walking.pacing import PACING_LIMIT_M_S
 from mjx_exo.walking.rewards import STANCE
 
 
@@ -125,6 +126,12 @@ def lead(teacher: Any, arguments: argparse.Namespace) -> list[str]:
         f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, of which the first "
         f"{SETTLE_S:g} s are not counted; deterministic policy, seed {arguments.seed}."
     ]
+    pacing = walking.pacing_per_s if arguments.pacing is None else arguments.pacing
+    if pacing:
+        lines.append(
+            f"Who is too slow aims higher, at {pacing:g} of the error per second and by at most {PACING_LIMIT_M_S:g} "
+            "m/s; speed errors are against the command, not against the aim."
+        )
     if arguments.controller is not None:
         lines.append(f"Device driven by {arguments.controller.name}, run by onnxruntime, from virtual gyroscopes.")
     elif walking.device_mode != "absent":
