@@ -20,6 +20,7 @@ from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import (
     SLOWEST_WALK_M_S,
+    STOP_WHEN,
     Command,
     advance_command,
     ask_again,
@@ -196,7 +197,8 @@ def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env,
 def test_commands_stay_in_their_ranges_and_move_at_a_limited_rate():
     config = CommandConfig(speed_m_s=(0.6, 1.8), slope_rad=(-0.1, 0.1), resample_s=0.5, push_n=80.0, push_every_s=0.5)
     command = draw_command(jax.random.key(0), config, 64, jnp.float32(1.0))
-    step = jax.jit(lambda key, c: advance_command(key, c, config, 0.02, jnp.float32(1.0), jnp.float32(1.0)))
+    phase = jnp.zeros(64)
+    step = jax.jit(lambda key, c: advance_command(key, c, phase, config, 0.02, jnp.float32(1.0), jnp.float32(1.0)))
     pushed = 0
     for key in jax.random.split(jax.random.key(1), 200):
         after = step(key, command)
@@ -253,13 +255,18 @@ def test_a_command_goes_between_standing_and_walking_without_creeping():
     command = draw_command(jax.random.key(0), config, 2, jnp.float32(1.0))
     command = command._replace(speed_m_s=jnp.array([0.0, 0.8]), speed_target_m_s=jnp.array([0.8, 0.0]))
     seen = []
-    for _ in range(120):
-        command = advance_command(jax.random.key(1), command, config, 0.02, jnp.float32(1.0), jnp.float32(0.0))
+    phases = np.arange(150) * 0.02 * 0.6 % 1.0
+    for phase in phases:
+        now = jnp.full(2, phase)
+        command = advance_command(jax.random.key(1), command, now, config, 0.02, jnp.float32(1.0), jnp.float32(0.0))
         seen.append(np.asarray(command.speed_m_s))
     starting, stopping = np.array(seen).T
     assert starting[0] == pytest.approx(SLOWEST_WALK_M_S) and starting[-1] == pytest.approx(0.8)
     assert (np.diff(starting) >= 0).all() and (np.diff(starting) <= 0.0101).all()
     assert stopping[-1] == 0.0 and not ((stopping > 0) & (stopping < SLOWEST_WALK_M_S)).any()
+    in_step = 2.0 * phases[np.argmax(stopping == 0.0)] % 1.0
+    assert STOP_WHEN[0] - 1e-6 <= in_step < STOP_WHEN[1]
+    assert (np.diff(np.flatnonzero(stopping == 0.0)) == 1).all(), "who stands stays standing, wherever the clock is"
 
 
 def test_the_clock_goes_on_until_a_foot_lands_beside_the_other_and_goes_on_from_there():

@@ -16,6 +16,9 @@ GRAVITY_M_S2 = 9.81
 SLOWEST_WALK_M_S = 0.5
 SLOW_WALK_M_S = 0.9  # who has to learn to stop starts from somewhere between the slowest walk and this
 FROM_STANDING, FROM_ELSEWHERE = 0.25, 0.4  # shares of those who fell walking that begin standing, or otherwise
+# A stop begins when the other foot has just left the floor and can still be put down beside this one. Whoever is told
+# to stop elsewhere in a step goes on until then: at once, twice as many fell.
+STOP_WHEN = (0.2, 0.4)  # in a step, from heel strike on
 LAST_STEP_M_S = 0.24  # or at the heel strike of the last step, at up to this; counts as standing
 
 
@@ -89,11 +92,11 @@ def standing(speed_m_s: Array) -> Array:
 
 
 def advance_command(
-    key: Array, command: Command, config: CommandConfig, dt_s: float, widen: Array, harsh: Array
+    key: Array, command: Command, phase: Array, config: CommandConfig, dt_s: float, widen: Array, harsh: Array
 ) -> Command:
     """One control step: new targets now and then, values follow at a limited rate, pushes come and go.
 
-    `harsh` (0…1) scales the pushes.
+    phase: [N] of the gait clock, 0…1; a walk becomes a stop where `may_stop` says so. `harsh` (0…1) scales the pushes.
     """
     draw_key, when_key, push_key, size_key, angle_key = jax.random.split(key, 5)
     n = command.speed_m_s.shape[0]
@@ -113,7 +116,7 @@ def advance_command(
         left = jnp.where(begin, config.push_s, left)
         push = jnp.where(begin[:, None], new, jnp.where((left > 0)[:, None], push, 0.0))
     return Command(
-        speed_m_s=_follow_speed(command.speed_m_s, speed_target, config.speed_rate_m_s2 * dt_s),
+        speed_m_s=_follow_speed(command.speed_m_s, speed_target, config.speed_rate_m_s2 * dt_s, may_stop(phase)),
         speed_target_m_s=speed_target,
         slope_rad=_follow(command.slope_rad, slope_target, config.slope_rate_rad_s * dt_s),
         slope_target_rad=slope_target,
@@ -126,11 +129,18 @@ def _follow(value: Array, target: Array, step: float) -> Array:
     return value + jnp.clip(target - value, -step, step)
 
 
-def _follow_speed(value: Array, target: Array, step: float) -> Array:
-    """Like `_follow`, but what lies between standing and the slowest walk is skipped."""
+def may_stop(phase: Array) -> Array:
+    """[N] True in the part of a step in which a stop may begin; phase [N] of the gait clock, 0…1."""
+    in_step = (2.0 * phase) % 1.0
+    return (in_step >= STOP_WHEN[0]) & (in_step < STOP_WHEN[1])
+
+
+def _follow_speed(value: Array, target: Array, step: float, stop_now: Array) -> Array:
+    """Like `_follow`, but what lies between standing and the slowest walk is skipped; down, only with `stop_now`."""
     floor = jnp.where(standing(target), 0.0, SLOWEST_WALK_M_S)
     near = jnp.maximum(_follow(value, target, step), jnp.minimum(floor, target))
-    return jnp.where(standing(target) & (near < SLOWEST_WALK_M_S), target, near)
+    stops = standing(target) & (near < SLOWEST_WALK_M_S)
+    return jnp.where(stops, jnp.where(stop_now | standing(value), target, SLOWEST_WALK_M_S), near)
 
 
 def gravity(slope_rad: Array) -> Array:

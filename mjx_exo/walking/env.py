@@ -136,9 +136,9 @@ class WalkingEnv:
         """What one control step will be driven by, from the human actor's action [N, A]."""
         key, command_key, reset_key = jax.random.split(state.key, 3)
         action = self.human_actions.ordered(human, self._swap_by_clock(state))
-        hardness = state.curriculum
+        task, hardness = self.config.command, state.curriculum
         command = advance_command(
-            command_key, state.command, self.config.command, self.control_dt, hardness.widen, hardness.strictness
+            command_key, state.command, state.phase, task, self.control_dt, hardness.widen, hardness.strictness
         )
         excitation, bend = self.human_actions.excitation(action), self.human_actions.clock_bend(action)
         return Decision(excitation, action, bend, command, key, reset_key)
