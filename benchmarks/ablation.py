@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     print_table(
         f"mean of {len(seeds)} seeds, {arguments.steps:,} steps each",
         ["arm", *FIGURES],
-        [[name, *(float(np.nanmean(_of(rows, name, what))) for what in FIGURES)] for name in ARMS],
+        [[name, *(_mean(rows, name, what) for what in FIGURES)] for name in ARMS],
     )
     results = {"hardware": found_on, "steps": arguments.steps, "rows": rows}
     picture = arguments.figure or arguments.out / "ablation.png"
@@ -124,8 +125,10 @@ def _fresh(folder: Path, options: Sequence[str], seed: int, steps: int) -> list[
     return [*own, *options]
 
 
-def _of(rows: Sequence[Mapping[str, Any]], arm: str, name: str) -> list[float]:
-    return [float(row[name]) for row in rows if row["arm"] == arm]
+def _mean(rows: Sequence[Mapping[str, Any]], arm: str, name: str) -> float:
+    """Over the seeds that have the figure: who never takes a stride has no knee angle in swing."""
+    known = [float(row[name]) for row in rows if row["arm"] == arm and row[name] is not None]
+    return float(np.mean(known)) if known else math.nan
 
 
 def figure(logs: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Any:

@@ -109,6 +109,8 @@ def test_an_ablation_repeats_no_finished_run_and_keeps_every_seed(tmp_path):
             folder = tmp_path / f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
             folder.mkdir()
             found = dict.fromkeys((*ablation.FIGURES, "env_steps", "wall_seconds"), float(k + seed))
+            if arm.startswith("raw muscles"):
+                found["knee_swing_deg"] = None  # who falls at once takes no stride
             (folder / "summary.json").write_text(json.dumps(found))
             (folder / "config.json").write_text(json.dumps({"settings": {"ppo": {"total_steps": 30}}}))
             rows = [{"env_steps": n, **dict.fromkeys(ablation.CURVES, 0.1 * n + k)} for n in (10, 20, 30)]
