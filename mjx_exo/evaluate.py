@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
     p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
     p.add_argument("--wearers", type=int, default=0, help="people to walk with, none trained on (0: the trained ones)")
-    p.add_argument("--pacing", type=float, help="per second, how fast the too slow aim higher (as learned; 0: never)")
+    p.add_argument(
+        "--pacing", type=float, help="rate in 1/s at which who is too slow aims higher (as learned; 0: never)"
+    )
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--resume", action="store_true", help="go on with an evaluation that was stopped")
     p.add_argument("--no-animations", action="store_true", help="leave the animations out")

@@ -20,24 +20,11 @@ from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.commands import (
     SLOWEST_WALK_M_S,
-    STOP_WHEN,
-    Command,
-    advance_command,
-    ask_again,
-    draw_command,
-    gravity,
     standing,
 )
 from mjx_exo.walking.config import LOOSE, STRICT, CommandConfig, CurriculumConfig, WalkingConfig
-from mjx_exo.walking.gait_clock import advance_clock, balance, expected_speed, held
-from mjx_exo.walking.pacing import PACING_LIMIT_M_S, advance_pacing, aim
-from mjx_exo.walking.rewards import (
-    clock_agreement,
-    heading_agreement,
-    heel_agreement,
-    standing_agreement,
-    stretch,
-)
+from mjx_exo.walking.gait_clock import balance, expected_speed, held
+from mjx_exo.walking.pacing import aim
 from mjx_exo.walking.rollout import metabolic_power_w
 from mjx_exo.walking.start_states import build_start_states, standing_row
 
@@ -92,18 +79,6 @@ def test_a_walker_that_is_too_slow_sees_a_higher_aim_and_is_rewarded_for_it(env,
     np.testing.assert_array_equal(
         expected_speed(paced, env.kinematics_of(paced)), paced.command.speed_m_s + jnp.float32(0.1)
     )
-
-
-def test_pacing_takes_out_a_constant_lag_and_nothing_while_standing():
-    still, walk = jnp.zeros(3), jnp.array([0.6, 1.2, 0.0])
-    command = Command(walk, walk, still, still, jnp.zeros((3, 3)), still)
-    pacing, speed = jnp.zeros(3), jnp.zeros(3)
-    for _ in range(750):  # 15 s
-        speed += 0.02 / 0.5 * (aim(command, pacing) - jnp.array([0.07, 0.4, 0.0]) - speed)
-        pacing = advance_pacing(pacing, command, speed, 0.4, 0.02)
-    np.testing.assert_allclose(speed, [0.6, 1.2 - 0.4 + PACING_LIMIT_M_S, 0.0], atol=2e-3)
-    assert pacing[2] == 0.0
-    assert (advance_pacing(pacing, command, speed, 0.0, 0.02) == pacing).all()
 
 
 def test_observations_have_the_sizes_the_table_says(env, rolled):
@@ -194,94 +169,6 @@ def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env,
     )
 
 
-def test_commands_stay_in_their_ranges_and_move_at_a_limited_rate():
-    config = CommandConfig(speed_m_s=(0.6, 1.8), slope_rad=(-0.1, 0.1), resample_s=0.5, push_n=80.0, push_every_s=0.5)
-    command = draw_command(jax.random.key(0), config, 64, jnp.float32(1.0))
-    phase = jnp.zeros(64)
-    step = jax.jit(lambda key, c: advance_command(key, c, phase, config, 0.02, jnp.float32(1.0), jnp.float32(1.0)))
-    pushed = 0
-    for key in jax.random.split(jax.random.key(1), 200):
-        after = step(key, command)
-        assert float(jnp.abs(after.speed_m_s - command.speed_m_s).max()) <= 0.4 * 0.02 + 1e-6
-        assert float(jnp.abs(after.slope_rad - command.slope_rad).max()) <= 0.05 * 0.02 + 1e-6
-        assert float(after.speed_m_s.min()) >= 0.6 - 1e-6
-        assert float(after.speed_m_s.max()) <= 1.8 + 1e-6
-        assert float(jnp.linalg.norm(after.push_n, axis=-1).max()) <= 80.0 + 1e-4
-        pushed += int((after.push_n != 0).any())
-        command = after
-    assert pushed > 20
-
-
-def test_narrow_commands_come_first():
-    config = CommandConfig(speed_m_s=(0.6, 1.8))
-    closed = draw_command(jax.random.key(0), config, 64, jnp.float32(0.0))
-    np.testing.assert_allclose(np.asarray(closed.speed_m_s), 1.2, rtol=1e-6)
-
-
-def test_standing_is_asked_for_only_where_it_is_configured():
-    config = CommandConfig(speed_m_s=(0.8, 1.6), stand_share=0.25)
-    drawn = draw_command(jax.random.key(0), config, 4000, jnp.float32(1.0))
-    still = np.asarray(standing(drawn.speed_m_s))
-    assert 0.2 < still.mean() < 0.3 and (np.asarray(drawn.speed_m_s)[~still] >= 0.8).all()
-    never = draw_command(jax.random.key(0), dataclasses.replace(config, stand_share=0.0), 4000, jnp.float32(1.0))
-    assert not standing(never.speed_m_s).any()
-
-
-def test_what_a_walker_fell_at_is_asked_again():
-    config = CommandConfig(speed_m_s=(0.8, 1.6), slope_rad=(-0.1, 0.1))
-    fresh, before = (draw_command(jax.random.key(k), config, 2000, jnp.float32(1.0)) for k in (0, 1))
-    fell = jnp.arange(2000) % 2.0
-    asked = ask_again(jax.random.key(2), fresh, before, fell, 0.5)
-    again = np.asarray(asked.speed_target_m_s == before.speed_target_m_s)
-    assert not again[::2].any() and 0.4 < again[1::2].mean() < 0.6
-    np.testing.assert_array_equal(asked.slope_target_rad[again], before.slope_target_rad[again])
-    speed = np.asarray(asked.speed_m_s)[again]  # at once, out of standing, or out of another speed and slope
-    from_standing, at_once = speed == 0, speed == np.asarray(asked.speed_target_m_s)[again]
-    assert 0.2 < from_standing.mean() < 0.3 and 0.3 < at_once.mean() < 0.4
-    elsewhere = ~from_standing & ~at_once
-    np.testing.assert_array_equal(speed[elsewhere], np.asarray(fresh.speed_m_s)[again][elsewhere])
-    moves = np.asarray(asked.slope_rad != asked.slope_target_rad)[again]
-    np.testing.assert_array_equal(moves, elsewhere)
-    np.testing.assert_array_equal(asked.speed_target_m_s[~again], fresh.speed_m_s[~again])
-    stops = ask_again(jax.random.key(2), fresh, before._replace(speed_target_m_s=jnp.zeros(2000)), fell, 1.0)
-    speed = np.asarray(stops.speed_m_s)[1::2]
-    assert (np.asarray(stops.speed_target_m_s)[1::2] == 0).all()
-    walks, steps = speed >= SLOWEST_WALK_M_S, np.asarray(standing(speed)) & (speed > 0)
-    assert (walks ^ steps).all() and 0.4 < walks.mean() < 0.6  # never from standing: out of a walk or of its last step
-
-
-def test_a_command_goes_between_standing_and_walking_without_creeping():
-    config = CommandConfig(speed_m_s=(0.8, 0.8), speed_rate_m_s2=0.5)
-    command = draw_command(jax.random.key(0), config, 2, jnp.float32(1.0))
-    command = command._replace(speed_m_s=jnp.array([0.0, 0.8]), speed_target_m_s=jnp.array([0.8, 0.0]))
-    seen = []
-    phases = np.arange(150) * 0.02 * 0.6 % 1.0
-    for phase in phases:
-        now = jnp.full(2, phase)
-        command = advance_command(jax.random.key(1), command, now, config, 0.02, jnp.float32(1.0), jnp.float32(0.0))
-        seen.append(np.asarray(command.speed_m_s))
-    starting, stopping = np.array(seen).T
-    assert starting[0] == pytest.approx(SLOWEST_WALK_M_S) and starting[-1] == pytest.approx(0.8)
-    assert (np.diff(starting) >= 0).all() and (np.diff(starting) <= 0.0101).all()
-    assert stopping[-1] == 0.0 and not ((stopping > 0) & (stopping < SLOWEST_WALK_M_S)).any()
-    in_step = 2.0 * phases[np.argmax(stopping == 0.0)] % 1.0
-    assert STOP_WHEN[0] - 1e-6 <= in_step < STOP_WHEN[1]
-    assert (np.diff(np.flatnonzero(stopping == 0.0)) == 1).all(), "who stands stays standing, wherever the clock is"
-
-
-def test_the_clock_goes_on_until_a_foot_lands_beside_the_other_and_goes_on_from_there():
-    phase, one = jnp.array([0.0, 0.2, 0.5, 0.97]), jnp.ones(4)
-    for _ in range(100):
-        last, phase = phase, advance_clock(phase, 0.0 * one, one, one > 0, 0.02)
-        ahead = np.asarray(phase - last) % 1.0
-        assert (ahead < 0.03).all()
-    assert np.asarray(phase).tolist() == [0.0, 0.5, 0.5, 0.0]
-    assert (np.asarray(advance_clock(phase, 1.25 * one, one, one > 0, 0.02)) > np.asarray(phase)).all()
-    for _ in range(20):  # with one foot in front, another step is due
-        phase = advance_clock(phase, 0.0 * one, one, one < 0, 0.02)
-    np.testing.assert_allclose(phase, [0.38, 0.88, 0.88, 0.38], atol=1e-4)  # 0.4 s of quick last steps
-
-
 def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):
     state = env.with_command(reset(jax.random.key(0)), jnp.zeros(N), jnp.zeros(N))
     joints = np.asarray(state.physics.qpos)[:, 7:].reshape(N, 2, -1)
@@ -315,53 +202,6 @@ def test_who_stands_at_the_start_of_training_sways_about_the_ankles(env):
     assert sway.min() < -0.15 and sway.max() > 0.25 and np.asarray(held(state, k)).mean() > 0.9
     after = crowd.kinematics_of(jax.jit(crowd.step)(state, {"human": jnp.zeros((64, crowd.human_action_size))}))
     assert np.abs(np.asarray(after.heel_velocity_m_s)[..., 0]).max() < 0.15  # the feet stay where they are
-
-
-def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
-    load, still, balanced = jnp.full((5, 2), 0.5), jnp.zeros((5, 2)), jnp.array([0.0, 0.2, 0.4, 0.6, 1.0])
-    worth = np.asarray(standing_agreement(load, still, balanced))[:, 0]
-    assert worth[2] == 1.0 and worth[0] < worth[1] < 1.0 and worth[4] < worth[3] < 1.0
-    assert (np.asarray(standing_agreement(0.0 * load, still, balanced)) == 0).all()
-
-
-def test_toes_may_not_come_down_before_the_foot_has_landed():
-    phase, down = jnp.array([[0.97, 0.90, 0.04, 0.04]]), jnp.full((1, 4), -0.05)
-    load, loaded = jnp.array([[0.0, 0.0, 0.3, 0.0]]), jnp.array([[0.0, 0.0, 0.3, 0.3]])
-    np.testing.assert_allclose(heel_agreement(phase, load, loaded, down), [[-1.0, -1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down), [[1.0, 1.0, 0.0, 0.0]])
-    late = heel_agreement(jnp.array([[0.99, 0.04]]), load[:, :2], load[:, :2], -down[:, :2])
-    np.testing.assert_array_equal(late, 0.0)  # or feet would stay in the air for it
-    landing = heel_agreement(phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.1]]).T)
-    np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0])  # touching twice earns nothing
-
-
-def test_only_a_straight_knee_and_far_extended_hips_and_calves_are_stretched():
-    people_in_stance = (
-        jnp.array([[-0.13, 0.3]]),
-        jnp.array([[0.15, 0.3]]),
-        jnp.array([[0.04, -0.3]]),
-    )  # hip, knee, ankle
-    assert float(stretch(*people_in_stance)[0]) == 0.0
-    for joint, sign in enumerate((-1.0, -1.0, 1.0)):  # extension, extension, dorsiflexion
-        moved = [angle + sign * 0.1 * (i == joint) for i, angle in enumerate(people_in_stance)]
-        further = [angle + sign * 0.2 * (i == joint) for i, angle in enumerate(people_in_stance)]
-        assert 0.0 < float(stretch(*moved)[0]) < float(stretch(*further)[0])
-
-
-def test_who_walks_beside_the_line_is_to_turn_towards_it():
-    offset, speed = jnp.array([0.5, 0.5, 0.5, 2.0]), jnp.full(4, 1.0)  # to the left of it
-    yaw = jnp.array([-0.15, 0.0, 0.15, -0.2])
-    worth = np.asarray(heading_agreement(offset, yaw, speed * yaw, speed))
-    assert worth[0] == pytest.approx(1.0) and worth[3] == pytest.approx(1.0)
-    assert 1.0 > worth[1] > worth[2]
-    still = heading_agreement(offset, jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
-    np.testing.assert_allclose(still, 1.0)  # who stands may stand where they are
-
-
-def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():
-    phase, load = jnp.array([[0.2, 0.7]] * 2), jnp.array([[1.0, 0.0]] * 2)
-    worth = clock_agreement(phase, load, jnp.zeros((2, 2)), jnp.array([False, True]))
-    np.testing.assert_allclose(worth, [[1.0, 1.0], [0.6, 0.6]])
 
 
 def test_who_fell_in_a_stop_starts_walking_or_at_the_heel_strike_of_the_last_step(env, reset):
@@ -400,12 +240,6 @@ def test_who_stands_has_the_weight_between_heels_and_toes_on_every_slope(body_na
         places = data.geom_xpos[soles]
         assert places[:, 0].min() + 0.04 < above < places[:, 0].max() - 0.08, slope_deg
         assert np.abs(places[:, 2] - model.geom_size[soles, 0]).max() < 0.004, "soles lie flat"
-
-
-def test_uphill_gravity_pulls_back():
-    g = np.asarray(gravity(jnp.array([math.radians(5.0), 0.0])))
-    assert g[0, 0] == pytest.approx(-9.81 * math.sin(math.radians(5.0)), rel=1e-5)
-    np.testing.assert_allclose(g[1], [0.0, 0.0, -9.81], atol=1e-6)
 
 
 @pytest.mark.parametrize(

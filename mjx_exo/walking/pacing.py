@@ -1,8 +1,8 @@
 """How a walker keeps to a commanded speed: as long as it is slower, it aims higher, as people on a treadmill do.
 
 What a walker earns for the last few hundredths of a metre per second never quite pays for their effort, so alone it
-stays a little slow, above all slow and uphill. The aim is what it sees and is rewarded for; the command is what it is
-judged by. An integral takes out what is constant and nothing else.
+stays a little slow, above all in slow walks and on steep slopes. The aim is what it sees and is rewarded for; the
+command is what it is judged by. An integral takes out what is constant and nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def advance_pacing(
 
 
 def aim(command: Command, pacing_m_s: Array) -> Array:
-    """[N] in m/s, the speed that a walker is told."""
-    told = jnp.maximum(command.speed_m_s + pacing_m_s, SLOWEST_WALK_M_S)
+    """[N] in m/s, the speed that a walker is told; pacing alone makes nobody walk more slowly than the slowest walk."""
+    slowest = jnp.minimum(command.speed_m_s, SLOWEST_WALK_M_S)
+    told = jnp.maximum(command.speed_m_s + pacing_m_s, slowest)
     return jnp.where(standing(command.speed_m_s), command.speed_m_s, told)

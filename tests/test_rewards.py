@@ -1,0 +1,62 @@
+"""What single reward terms are worth, and to whom."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_exo.walking.rewards import (
+    clock_agreement,
+    heading_agreement,
+    heel_agreement,
+    standing_agreement,
+    stretch,
+)
+
+
+def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
+    load, still, balanced = jnp.full((5, 2), 0.5), jnp.zeros((5, 2)), jnp.array([0.0, 0.2, 0.4, 0.6, 1.0])
+    worth = np.asarray(standing_agreement(load, still, balanced))[:, 0]
+    assert worth[2] == 1.0 and worth[0] < worth[1] < 1.0 and worth[4] < worth[3] < 1.0
+    assert (np.asarray(standing_agreement(0.0 * load, still, balanced)) == 0).all()
+
+
+def test_toes_may_not_come_down_before_the_foot_has_landed():
+    phase, down = jnp.array([[0.97, 0.90, 0.04, 0.04]]), jnp.full((1, 4), -0.05)
+    load, loaded = jnp.array([[0.0, 0.0, 0.3, 0.0]]), jnp.array([[0.0, 0.0, 0.3, 0.3]])
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, down), [[-1.0, -1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down), [[1.0, 1.0, 0.0, 0.0]])
+    late = heel_agreement(jnp.array([[0.99, 0.04]]), load[:, :2], load[:, :2], -down[:, :2])
+    np.testing.assert_array_equal(late, 0.0)  # or feet would stay in the air for it
+    landing = heel_agreement(phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.1]]).T)
+    np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0])  # touching twice earns nothing
+
+
+def test_only_a_straight_knee_and_far_extended_hips_and_calves_are_stretched():
+    people_in_stance = (
+        jnp.array([[-0.13, 0.3]]),
+        jnp.array([[0.15, 0.3]]),
+        jnp.array([[0.04, -0.3]]),
+    )  # hip, knee, ankle
+    assert float(stretch(*people_in_stance)[0]) == 0.0
+    for joint, sign in enumerate((-1.0, -1.0, 1.0)):  # extension, extension, dorsiflexion
+        moved = [angle + sign * 0.1 * (i == joint) for i, angle in enumerate(people_in_stance)]
+        further = [angle + sign * 0.2 * (i == joint) for i, angle in enumerate(people_in_stance)]
+        assert 0.0 < float(stretch(*moved)[0]) < float(stretch(*further)[0])
+
+
+def test_who_walks_beside_the_line_is_to_turn_towards_it():
+    offset, speed = jnp.array([0.5, 0.5, 0.5, 2.0]), jnp.full(4, 1.0)  # to the left of it
+    yaw = jnp.array([-0.15, 0.0, 0.15, -0.2])
+    worth = np.asarray(heading_agreement(offset, yaw, speed * yaw, speed))
+    assert worth[0] == pytest.approx(1.0) and worth[3] == pytest.approx(1.0)
+    assert 1.0 > worth[1] > worth[2]
+    still = heading_agreement(offset, jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
+    np.testing.assert_allclose(still, 1.0)  # who stands may stand where they are
+
+
+def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():
+    phase, load = jnp.array([[0.2, 0.7]] * 2), jnp.array([[1.0, 0.0]] * 2)
+    worth = clock_agreement(phase, load, jnp.zeros((2, 2)), jnp.array([False, True]))
+    np.testing.assert_allclose(worth, [[1.0, 1.0], [0.6, 0.6]])
