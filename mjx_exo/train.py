@@ -176,7 +176,7 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
     """Actors of this run taken from another one: whole from a run folder, policies alone from a policy folder.
 
     Actors that the other run does not have start fresh, and so do actions that it did not know (the clock, where the
-    policy may bend it now). Raises `UserError` for another body.
+    policy may bend it now). A human of another body is handed over to this one. Raises `UserError` where it cannot.
     """
     import jax
 
@@ -186,12 +186,10 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
     from mjx_exo.teacher import load_teacher
 
     teacher = load_teacher(start)
-    if teacher.config.walking.body != config.walking.body:
-        raise UserError(
-            f"--from {start}: trained on body {teacher.config.walking.body}, this run is for {config.walking.body}"
-        )
     training = make_training(env, config.ppo, mesh)
     fresh = training.gather(training.init(jax.random.key(config.seed)).actors)
+    if teacher.config.walking.body != config.walking.body:
+        return {"human": actor_from_policy(fresh["human"], _handed_over(teacher, env), "human")}
     shared = [name for name in fresh if name in teacher.policy.actors]
     checkpoints = Path(start) / "checkpoints"
     sizes = {spec.name: spec.action_size for spec in env.actors}
@@ -200,6 +198,18 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
         loaded = load_actors(checkpoints, {name: fresh[name] for name in shared})
         return {name: actor.replace(noise_fallen=fresh[name].noise_fallen) for name, actor in loaded.items()}
     return {name: actor_from_policy(fresh[name], teacher.policy, name) for name in shared}
+
+
+def _handed_over(teacher: Any, env: Any) -> Any:
+    """The teacher's policy with its human fitted to the body of `env`, which was another one's."""
+    from mjx_exo.walking.build import build_environment
+    from mjx_exo.walking.other_body import handed_over
+
+    # A body alone says what its walker sees and does; nobody is simulated here.
+    walking = dataclasses.replace(teacher.config.walking, num_envs=1, wearers=1, engine="native", threads=1)
+    arrays = handed_over(teacher.policy.arrays["human"], build_environment(walking), env)
+    print(f"{teacher.source}: handed over from {walking.body} to {env.engine.body.name}", flush=True)
+    return dataclasses.replace(teacher.policy, arrays={**teacher.policy.arrays, "human": arrays})
 
 
 def _with_synergies_found(config: Any) -> Any:
