@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mjx_exo.gait.norms import stride_frequency_hz
 from mjx_exo.walking.commands import (
     SLOWEST_WALK_M_S,
     STOP_WHEN,
@@ -21,7 +22,7 @@ from mjx_exo.walking.commands import (
     standing,
 )
 from mjx_exo.walking.config import CommandConfig
-from mjx_exo.walking.gait_clock import advance_clock
+from mjx_exo.walking.gait_clock import advance_clock, clock_frequency_hz
 from mjx_exo.walking.pacing import PACING_LIMIT_M_S, advance_pacing, aim
 
 
@@ -125,7 +126,16 @@ def test_the_clock_goes_on_until_a_foot_lands_beside_the_other_and_goes_on_from_
     assert (np.asarray(advance_clock(phase, 1.25 * one, one, one > 0, 0.02)) > np.asarray(phase)).all()
     for _ in range(20):  # with one foot in front, another step is due
         phase = advance_clock(phase, 0.0 * one, one, one < 0, 0.02)
-    np.testing.assert_allclose(phase, [0.38, 0.88, 0.88, 0.38], atol=1e-4)  # 0.4 s of quick last steps
+    np.testing.assert_allclose(phase, [0.36, 0.86, 0.86, 0.36], atol=1e-4)  # 0.4 s of quick last steps
+
+
+def test_steps_grow_quicker_with_speed_and_slow_ones_do_not_linger():
+    speed = np.array([0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8])
+    frequency = np.asarray(clock_frequency_hz(jnp.asarray(speed)))
+    assert (np.diff(frequency) > 0).all() and (np.diff(speed / frequency) > 0).all(), "and steps grow longer, too"
+    people = stride_frequency_hz(speed)
+    np.testing.assert_allclose(frequency[speed >= 1.25], people[speed >= 1.25], rtol=0.05)
+    assert (frequency >= people - 0.05).all() and frequency[0] > 0.7
 
 
 def test_uphill_gravity_pulls_back():

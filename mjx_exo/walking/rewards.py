@@ -27,7 +27,7 @@ REACHING = (0.88, 0.98)
 _TOES_UP_M = 0.05  # above the heel at heel strike: people's feet land at 15 to 20 degrees
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
-_ARRIVING = 0.6  # what a step before standing is worth, relative to one in a walk
+_ARRIVING = 0.6  # what a step before standing is worth, and its speed, relative to one in a walk
 _LANDING = 3.0  # how many steps in the air the moment of landing counts for
 _TOUCHED_BW = 0.05  # a foot that carries this much has landed
 _STANDING_BW = 0.3  # standing, each foot should carry at least this much
@@ -82,6 +82,16 @@ def clock_agreement(phase: Array, load_bw: Array, foot_speed_m_s: Array, arrivin
     return agreement * jnp.where(arriving, _ARRIVING, 1.0)[:, None]
 
 
+def speed_agreement(error_m_s: Array) -> Array:
+    """0…1 for going as fast as expected; [N].
+
+    Broad enough to find the way from standing, narrow enough to come close; the cusp at zero, because what is smooth
+    there gives the last tenth of the speed away to effort.
+    """
+    close = 0.3 * jnp.exp(-40.0 * error_m_s**2) + 0.3 * jnp.exp(-10.0 * jnp.abs(error_m_s))
+    return 0.4 * jnp.exp(-3.0 * error_m_s**2) + close
+
+
 def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array) -> Array:
     """Per leg that is about to land, up to 1 with the toes 5 cm above the heel or more, and at the landing itself a
     cost for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
@@ -134,11 +144,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     passing = (x.leg_phase > PASSING[0]) & (x.leg_phase < PASSING[1])
     scuffing = passing * jnp.clip((_TOE_HEIGHT_M - toe_height) / _TOE_HEIGHT_M, 0.0, 2.0)
     return {
-        # Broad enough to find the way from standing, narrow enough to come close; the cusp at zero, because what is
-        # smooth there gives the last tenth of the speed away to effort.
-        "speed": 0.4 * jnp.exp(-3.0 * speed_error**2)
-        + 0.3 * jnp.exp(-40.0 * speed_error**2)
-        + 0.3 * jnp.exp(-10.0 * jnp.abs(speed_error)),
+        "speed": speed_agreement(speed_error) * jnp.where(x.arriving, _ARRIVING, 1.0),
         "heading": heading_agreement(k.position_m[:, 1], k.yaw_rad, k.velocity_m_s[:, 1], x.speed_command_m_s),
         "upright": jnp.exp(-12.0 * tilt_sq),
         "clock": jnp.where(
