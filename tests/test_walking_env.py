@@ -23,7 +23,7 @@ from mjx_exo.walking.commands import (
     standing,
 )
 from mjx_exo.walking.config import LOOSE, STRICT, CommandConfig, CurriculumConfig, WalkingConfig
-from mjx_exo.walking.gait_clock import balance, expected_speed, held
+from mjx_exo.walking.gait_clock import balance, expected_speed, held, told_speed
 from mjx_exo.walking.pacing import aim
 from mjx_exo.walking.rollout import metabolic_power_w
 from mjx_exo.walking.start_states import build_start_states, standing_row
@@ -191,6 +191,11 @@ def test_who_loses_balance_while_standing_takes_another_step(env, reset, step):
     stays = np.asarray(standing(after.command.speed_m_s))  # a new command may have come
     assert stays.sum() > N // 2
     np.testing.assert_array_equal((np.asarray(after.phase) == np.asarray(pushed.phase))[stays], steady[stays])
+    told = np.asarray(told_speed(pushed, env.kinematics_of(pushed)))
+    down = ~steady & (np.asarray(pushed.command.slope_rad) < 0)
+    assert (told[down] < 0).all() and (told[~down] == 0).all(), "who comes to a stop downhill is told to brake"
+    worth = np.asarray(after.metrics["reward/speed"]) / LOOSE.speed  # who earned as much in these steps would go on
+    assert (worth[stays & ~steady] <= 0.6).all() and (worth[stays & steady] > 0.6).all()
 
 
 def test_who_stands_at_the_start_of_training_sways_about_the_ankles(env):

