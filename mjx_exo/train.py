@@ -5,7 +5,7 @@ Examples:
   python -m mjx_exo.train --preset walk --out runs/walk  full range of speeds and slopes
   python -m mjx_exo.train --resume runs/walk             go on where a run was stopped, killed or unplugged
   python -m mjx_exo.train --preset assist --from runs/walk   stage 2: the device, on a person who can walk
-  python -m mjx_exo.train --preset quick --walking.body myolegs --walking.num-envs 512
+  python -m mjx_exo.train --preset walk --from walker --walking.body myolegs   80 muscles, from the walker of 26
 
 With engine mjx all accelerators of the machine share the environments. For several machines or processes, start the
 same command once each with --coordinator HOST:PORT --processes N --process I and the same --out on a shared disk.
@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         print("--preset NAME   configuration to start from: " + ", ".join(presets.PRESETS))
         print("--out DIR       run folder; default runs/PRESET-seedS-TIME")
         print("--resume DIR    go on with the run in DIR")
-        print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy")
+        print("--from RUN      start from the actors of a finished run, of a policy folder or of a pretrained policy;")
+        print("                another body's walker with the same synergies is handed over (--walking.body myolegs)")
         print("--no-check      leave out the trials, summary.json and pictures at the end: for a stage before another")
         print("--coordinator HOST:PORT --processes N --process I   be number I (from 0) of N processes\n")
     given = config.walking.synergies
