@@ -16,7 +16,7 @@ GRAVITY_M_S2 = 9.81
 SLOWEST_WALK_M_S = 0.5
 SLOW_WALK_M_S = 0.9  # who has to learn to stop starts from somewhere between the slowest walk and this
 FROM_STANDING, FROM_ELSEWHERE = 0.25, 0.4  # shares of those who fell walking that begin standing, or otherwise
-# A stop begins when the other foot has just left the floor and can still be put down beside this one. Whoever is told
+# A stop begins while the other foot leaves the floor and can still be put down beside this one. Whoever is told
 # to stop elsewhere in a step goes on until then: at once, twice as many fell.
 STOP_WHEN = (0.1, 0.3)  # in a step, from heel strike on
 LAST_STEP_M_S = 0.24  # or at the heel strike of the last step, at up to this; counts as standing

@@ -17,7 +17,7 @@ from mjx_exo.walking.state import EnvState
 
 _CLOCK_HZ, _CLOCK_SPEED = 0.91, 1.25  # stride frequency at a speed; it grows with the square root of the speed
 # Below 1.25 m/s it falls off along this line instead. By the root it is 0.63 Hz at 0.6 m/s, where a step is 0.8 s of
-# balance on one leg: uphill at 6 degrees two in five fell within 14 s, with 0.75 Hz one in eight.
+# balance on one leg: uphill at 6 degrees two in five fell within 20 s, with 0.75 Hz one in eight.
 _SLOW_HZ, _SLOW_HZ_PER_M_S = 0.61, 0.24
 _LAST_STEP_HZ = 0.9  # in the last steps before standing; at 0.7 and at 1.1 fewer came to stand
 _LAST_STEPS_M_S = (0.1, 0.35)  # how fast one should still be in them
@@ -71,7 +71,7 @@ def arriving(state: EnvState, k: Kinematics) -> Array:
 def told_speed(state: EnvState, k: Kinematics) -> Array:
     """Speed [N] in m/s that a walker is told: its aim, and in the last steps downhill a little less than none.
 
-    Told to stand still there, a quarter of them went on stepping in place; with this, one in twelve.
+    Told to stand still there, a fifth of them went on stepping below -4 degrees; with this, one in fourteen.
     """
     brake = _BRAKE_M_S * jnp.minimum(state.command.slope_rad, 0.0)
     return aim(state.command, state.pacing_m_s) + jnp.where(arriving(state, k), brake, 0.0)
