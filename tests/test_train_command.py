@@ -25,6 +25,8 @@ from mjx_exo.presets import PRESETS, QUICK
         (["--walking.device", "nothing", "--walking.device-mode", "worn"], "nothing"),
         (["--resume", "no/such/run"], "no/such/run"),
         (["--from", "no/such/run"], "no/such/run"),
+        (["--from", "walker"], "clock-freedom"),  # it bends the clock, which quick does not let it
+        (["--preset", "walk", "--from", "walker", "--ppo.actor.hidden", "64", "32"], "actor.hidden"),
         (["--ppo.minibatches", "7"], "minibatches"),
         (["--processes", "2", "--process", "0"], "--coordinator is missing"),
         (["--coordinator", "host:1", "--processes", "2"], "--process is missing"),

@@ -129,9 +129,16 @@ def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Poli
 def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorState:
     """`actor` with the stored policy and normaliser; value function and optimisers stay fresh.
 
-    The actor must be of the stored sizes, or know more actions at the end, which then start at zero.
+    The actor must be of the stored sizes, or know more actions at the end, which then start at zero. Raises `UserError`
+    for one that knows fewer actions, sees other inputs or has other hidden layers.
     """
     arrays = policy.arrays[name]
+    stored, wanted = (_layer_sizes(params) for params in (arrays["params"], actor.policy_params))
+    if stored[:-1] != wanted[:-1] or stored[-1] > wanted[-1]:
+        raise UserError(
+            f"the {name} policy to start from has layers {stored} (inputs, hidden, actions), this run's has {wanted}; "
+            "the same are allowed, or more actions; see --ppo.actor.hidden and, for the clock, --walking.clock-freedom"
+        )
     statistics = actor.observation_statistics
     statistics = statistics.replace(
         mean=arrays["mean"],
@@ -142,6 +149,13 @@ def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorStat
     return actor.replace(
         policy_params=_widened(arrays["params"], actor.policy_params), observation_statistics=statistics
     )
+
+
+def _layer_sizes(params: Any) -> list[int]:
+    """Inputs, hidden layers and actions of policy parameters."""
+    hidden = params["params"]["MLP_0"]
+    kernels = [hidden[f"hidden_{i}"]["kernel"] for i in range(len(hidden))]
+    return [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels), networks.log_std(params).shape[0]]
 
 
 def _widened(stored: Any, fresh: Any) -> Any:

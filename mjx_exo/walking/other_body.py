@@ -42,23 +42,24 @@ def handed_over(arrays: dict[str, Any], before: WalkingEnv, after: WalkingEnv) -
     """
     old, new = input_names(before), input_names(after)
     bodies = f"{before.engine.body.name} to {after.engine.body.name}"
-    if before.human_action_size != after.human_action_size:
+    moved_by = [(env.human_actions.synergies, env.walkers.trunk_muscles) for env in (before, after)]
+    if moved_by[0] != moved_by[1]:
         raise UserError(
-            f"a walker cannot be handed over from {bodies}: {before.human_action_size} and {after.human_action_size} "
-            "actions; bodies with the same synergies can"
+            f"a walker cannot be handed over from {bodies}: (synergies of a leg, trunk muscles of a side) are "
+            f"{moved_by[0]} and {moved_by[1]}; they must be the same"
         )
     known = {feature for feature, _, _ in old}
     strange = [feature for feature, _, _ in new if feature not in known]
     if strange:
         raise UserError(f"a walker cannot be handed over from {bodies}: it knows no {strange[0]}")
-    count, place = Counter(new), {name: i for i, name in reversed(list(enumerate(old)))}
+    count = Counter(new)
     spread = np.zeros((len(new), len(old)), np.float32)  # input weights of the new body = spread @ those of the old
     mean, std = np.zeros(len(new), np.float32), np.ones(len(new), np.float32)
     for row, name in enumerate(new):
         alike = [i for i, other in enumerate(old) if other == name]
         spread[row, alike] = 1.0 / count[name]
         if alike:
-            mean[row], std[row] = np.asarray(arrays["mean"])[place[name]], np.asarray(arrays["std"])[place[name]]
+            mean[row], std[row] = arrays["mean"][alike[0]], arrays["std"][alike[0]]
         else:
             std[row] = _JOINT_FEATURES.get(name[0], 1.0)
     params = arrays["params"]["params"]
