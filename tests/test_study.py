@@ -105,6 +105,16 @@ def test_only_the_device_learns_on_a_steady_person_and_mass_comes_first():
         assert [s.name for s in arms.chain(listed, name)] == ["habituation_worn", name]
 
 
+def test_a_walker_that_comes_as_a_policy_alone_learns_first_what_its_walk_is_worth():
+    listed = arms.stages(plan(value_function=False))
+    names = [stage.name for stage in arms.chain(listed, "assisted")]
+    assert names == ["value_function", "habituation_worn", "assisted_steady", "assisted"]
+    assert arms.chain(listed, "none")[0] is listed[0] and not listed[0].human_learns
+    # Nobody's human learns there, so it is no part of what the arms have to have in common.
+    brought = arms.learning_of(arms.stages(plan()), arms.MAIN_ARMS)
+    assert arms.learning_of(listed, arms.MAIN_ARMS) == brought
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [

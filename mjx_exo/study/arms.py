@@ -2,9 +2,9 @@
 
 From one trained walker per seed, every arm takes the same two steps of human learning: getting used to what is worn
 (nothing, or the device with its motors off), then the arm itself. The device learns on a steady person in between;
-nobody's human learns there. Strictness is full after the first update, noise and step size of the human are constant,
-so neither reward nor schedule can drift apart with how well an arm happens to walk. `check_same_human` holds this on
-the configurations, those asked for and those stored.
+nobody's human learns there. Strictness is full and every command is asked from the first update on, noise and step
+size of the human are constant, so neither reward nor schedule can drift apart with how well an arm happens to walk.
+`check_same_human` holds this on the configurations, those asked for and those stored.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MAIN_ARMS = ("none", "worn", "assisted")
 REFERENCE_ARMS = tuple(REFERENCE_CONTROLLERS)
 HABITUATION_SHARE = 1.0 / 3.0  # of the budget; the rest is learnt in the arm itself
 DEVICE_SHARE = 1.0 / 3.0  # of the budget: what the device learns on a steady person, on top of it
+VALUE_SHARE = 1.0 / 3.0  # of the budget: a walker that comes as a policy alone learns what its walk is worth, on top
 SEARCH_SHARE = 1.0 / 3.0  # of the budget: co-adaptation to all candidates of a reference controller at once
 STD = 0.1  # exploration noise of the human, constant
 LEARNING_RATE = 4e-5  # what the steered rate of a walker settles at with this noise; constant here
@@ -50,6 +51,8 @@ class Plan:
     num_envs: int = 0
     """Environments; 0: as the walker was trained with."""
     engine: str = "auto"
+    value_function: bool = True
+    """False for a walker that comes as a policy alone: whoever learns from a fresh value function is thrown by it."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -69,17 +72,22 @@ class Stage:
 
     @property
     def human_learns(self) -> bool:
-        """False where the device learns on a steady person."""
-        return not self.config.ppo.of("human").frozen
+        """False where the device learns on a steady person, or only the value function learns."""
+        human = self.config.ppo.of("human")
+        return not human.frozen and human.value_first < 1.0
 
 
 def stages(plan: Plan) -> tuple[Stage, ...]:
     """Every training of a seed, each after the one it starts from."""
     used_to = {mode: f"habituation_{mode}" for mode in ("none", "worn")}
     habituation, own = plan.budget * HABITUATION_SHARE, plan.budget * (1.0 - HABITUATION_SHARE)
-    listed = [
-        Stage(used_to["none"], "", _config(plan, "absent", habituation, 1)),
-        Stage(used_to["worn"], "", _config(plan, "worn", habituation, 1)),
+    listed, first = [], ""
+    if not plan.value_function:
+        first = "value_function"
+        listed.append(Stage(first, "", _config(plan, "absent", plan.budget * VALUE_SHARE, 0, value_only=True)))
+    listed += [
+        Stage(used_to["none"], first, _config(plan, "absent", habituation, 1)),
+        Stage(used_to["worn"], first, _config(plan, "worn", habituation, 1)),
         Stage("assisted_steady", used_to["worn"], _config(plan, "active", plan.budget * DEVICE_SHARE, 2, steady=True)),
         Stage("none", used_to["none"], _config(plan, "absent", own, 3)),
         Stage("worn", used_to["worn"], _config(plan, "worn", own, 3)),
@@ -92,7 +100,9 @@ def stages(plan: Plan) -> tuple[Stage, ...]:
     return tuple(listed)
 
 
-def _config(plan: Plan, mode: str, steps: float, part: int, steady: bool = False) -> TrainConfig:
+def _config(
+    plan: Plan, mode: str, steps: float, part: int, steady: bool = False, value_only: bool = False
+) -> TrainConfig:
     base = plan.base
     human = ActorConfig(
         hidden=base.ppo.of("human").hidden,
@@ -103,6 +113,7 @@ def _config(plan: Plan, mode: str, steps: float, part: int, steady: bool = False
         std_end=STD,
         noise_falls_after_s=0.0,
         learns_from=1.0 if steady else 0.0,
+        value_first=1.0 if value_only else 0.0,
     )
     exo = ActorConfig(hidden=(128, 64), std_start=0.3 if steady else STD, std_end=STD, noise_falls_after_s=0.0)
     walking = dataclasses.replace(
@@ -111,7 +122,7 @@ def _config(plan: Plan, mode: str, steps: float, part: int, steady: bool = False
         num_envs=plan.num_envs or base.walking.num_envs,
         device="" if mode == "absent" else plan.device,
         device_mode=mode,
-        curriculum=CurriculumConfig(start_episode_s=0.0, rise_updates=1),
+        curriculum=CurriculumConfig(start_episode_s=0.0, rise_updates=1, widen_updates=1),
     )
     shared = {name: getattr(base.ppo, name) for name in ("unroll", "epochs", "minibatches")}
     ppo = PPOConfig(total_steps=max(1, round(steps)), actors={"human": human, "exo": exo}, **shared)
@@ -274,8 +285,8 @@ def _train(
 def starting_actors(env: Any, config: TrainConfig, start: str) -> dict[str, Any]:
     """The actors of the stage before, value functions included, with the step size and noise of this stage's schedule.
 
-    A walker given as a policy alone brings no value function. Raises `UserError` for one without a human, or of
-    another body.
+    A walker given as a policy alone brings no value function (`Plan.value_function`). Raises `UserError` for one
+    without a human, or of another body.
     """
     import jax
     import jax.numpy as jnp
