@@ -56,7 +56,7 @@ def write_report(
             Image("torque", png(torque_figure(grid, profiles)),
                   f"Means over seeds and wearers; grey: the biological hip moment × {MOMENT_SHOWN:g}."),
         ]),
-        Section("Reference controllers", _reference_lines(summary), [reference_table(summary)]),
+        *_reference_section(summary),
         Section("Checks", _check_lines(summary)),
         Section("Definitions", [f"{name}: {text}." for name, text in summary["definitions"].items()]),
     ]  # fmt: skip
@@ -69,6 +69,7 @@ def _lead(summary: dict[str, Any]) -> list[str]:
         f"{len(summary['seeds'])} seed(s), {s.get('wearers', '?')} wearers nobody trained on, trials of "
         f"{s.get('seconds', '?')} s, physics step {s.get('step_ms', '?')} ms. The human's reward, curriculum, number "
         "of updates and step size are the same in every arm; arms are compared at the speed they achieve.",
+        *summary.get("checks", {}).get("remarks", []),
     ]
 
 
@@ -161,6 +162,13 @@ def reference_table(summary: dict[str, Any]) -> TextTable:
     return TextTable(header, rows)
 
 
+def _reference_section(summary: dict[str, Any]) -> list[Section]:
+    title = "Reference controllers"
+    if not summary["references"]:
+        return [Section(title, ["None was part of this study: whether a simpler controller does as well is open."])]
+    return [Section(title, _reference_lines(summary), [reference_table(summary)])]
+
+
 def _reference_lines(summary: dict[str, Any]) -> list[str]:
     lines = ["Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget."]
     for name, found in summary["references"].items():
@@ -189,7 +197,7 @@ def _check_lines(summary: dict[str, Any]) -> list[str]:
     if step:
         verdict = "fine" if step["fine"] else "not fine enough"
         lines.append(f"Halving the physics step at {step['cell'][0]:g} m/s, {step['cell'][1]:+g}°: {verdict}.")
-    return lines + list(checks.get("remarks", []))
+    return lines
 
 
 def bars(summary: dict[str, Any]) -> Figure:
