@@ -172,11 +172,16 @@ def interval(values: Floats) -> Interval:
     return statistics.t_interval(values) if values.size > 1 else Interval(float(values[0]), NAN, NAN, 1)
 
 
+def by_seed(comparison: Comparison, question: str) -> Floats:
+    """[S] the mean over kept cells of a reduction; empty if none is kept."""
+    if not comparison.kept.any():
+        return np.empty(0)
+    return comparison.reduction[question][:, comparison.kept].mean(axis=1)
+
+
 def grid_average(comparison: Comparison, question: str) -> Interval:
     """The mean over kept cells of a reduction, over seeds."""
-    if not comparison.kept.any():
-        return Interval(NAN, NAN, NAN, 0)
-    return interval(comparison.reduction[question][:, comparison.kept].mean(axis=1))
+    return interval(by_seed(comparison, question))
 
 
 def best_cell(comparison: Comparison) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:

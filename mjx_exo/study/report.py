@@ -201,13 +201,14 @@ def _check_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def bars(summary: dict[str, Any]) -> Figure:
-    """The grid average of every question with its interval, against no device and against worn and off."""
-    groups = {"against no device": summary["primary"], "against worn and off": summary["assisted_against_worn"]}
+    """The grid average of every question, its interval and every seed, against no device and against worn and off."""
+    groups = {"against no device": "primary", "against worn and off": "assisted_against_worn"}
     with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         axes = figure.subplots()
         width = 0.8 / len(groups)
-        for g, (label, values) in enumerate(groups.items()):
+        for g, (label, part) in enumerate(groups.items()):
+            values, seeds = summary[part], summary[f"{part}_by_seed"]
             keys = [f"{name}_reduction_percent" for name in QUESTIONS]
             mean = np.array([values[key] for key in keys], float)
             ends = np.array([[values[f"{key}_low"], values[f"{key}_high"]] for key in keys], float)
@@ -215,11 +216,13 @@ def bars(summary: dict[str, Any]) -> Figure:
             x = np.arange(len(keys)) + (g - 0.5 * (len(groups) - 1)) * width
             axes.bar(x, np.nan_to_num(mean), width, color=COLOURS[g], label=label)
             axes.errorbar(x, mean, yerr=np.nan_to_num(reach), fmt="none", ecolor="#222222", capsize=3, linewidth=1)
+            for place, key in zip(x, keys, strict=True):
+                axes.plot(np.full(len(seeds[key]), place), seeds[key], ".", color="#222222", alpha=0.6, markersize=4)
         axes.axhline(0.0, color="#444444", linewidth=0.8)
         axes.set_xticks(range(len(QUESTIONS)), [label.replace(", ", ",\n").replace(" (", "\n(")
                                                 for label in QUESTIONS.values()], fontsize=8)  # fmt: skip
         axes.set_ylabel("reduction, %")
-        axes.set_title("Average over the grid, 95 % interval over seeds", loc="left")
+        axes.set_title("Average over the grid, 95 % interval over seeds (dots)", loc="left")
         figure.legend(loc="outside upper right", ncols=2)
     return figure
 

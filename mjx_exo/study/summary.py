@@ -46,7 +46,9 @@ def summarise(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict[
         "exo_positive_share": positive_share(grid),
         **_said("benefit_per_m_s", growth["metabolic"]),
         "benefit_per_m_s_by_measure": {name: _triple(value) for name, value in growth.items()},
+        "primary_by_seed": averages_by_seed(main),
         "assisted_against_worn": averages(worn),
+        "assisted_against_worn_by_seed": averages_by_seed(worn),
         "price_of_the_worn_mass": averages(c.compare(grid, "none", "worn")),
         "references": references(grid, profiles),
         "wearers": spreads(grid, main),
@@ -67,6 +69,11 @@ def averages(comparison: Comparison) -> dict[str, float]:
     for name in MEASURES:
         result |= _said(f"{name}_reduction_percent", c.grid_average(comparison, name))
     return result
+
+
+def averages_by_seed(comparison: Comparison) -> dict[str, list[float]]:
+    """Every reduction's grid average, a value per seed."""
+    return {f"{name}_reduction_percent": c.by_seed(comparison, name).tolist() for name in MEASURES}
 
 
 def best(grid: Grid, comparison: Comparison) -> dict[str, Any]:
