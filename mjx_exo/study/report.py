@@ -56,7 +56,7 @@ def write_report(
             Image("torque", png(torque_figure(grid, profiles)),
                   f"Means over seeds and wearers; grey: the biological hip moment × {MOMENT_SHOWN:g}."),
         ]),
-        *_reference_section(summary),
+        _reference_section(summary),
         Section("Checks", _check_lines(summary)),
         Section("Definitions", [f"{name}: {text}." for name, text in summary["definitions"].items()]),
     ]  # fmt: skip
@@ -162,11 +162,11 @@ def reference_table(summary: dict[str, Any]) -> TextTable:
     return TextTable(header, rows)
 
 
-def _reference_section(summary: dict[str, Any]) -> list[Section]:
+def _reference_section(summary: dict[str, Any]) -> Section:
     title = "Reference controllers"
     if not summary["references"]:
-        return [Section(title, ["None was part of this study: whether a simpler controller does as well is open."])]
-    return [Section(title, _reference_lines(summary), [reference_table(summary)])]
+        return Section(title, ["None was part of this study: whether a simpler controller does as well is open."])
+    return Section(title, _reference_lines(summary), [reference_table(summary)])
 
 
 def _reference_lines(summary: dict[str, Any]) -> list[str]:
