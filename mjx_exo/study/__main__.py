@@ -128,9 +128,9 @@ def _train(a: argparse.Namespace, seeds: list[int], out: Path, references: tuple
 
     for index, seed in enumerate(seeds):
         start = a.human[index % len(a.human)]
-        knows_worth = (Path(start) / "checkpoints").is_dir()
+        config, brings_value = load_teacher(start).config, (Path(start) / "checkpoints").is_dir()
         plan = arms.Plan(
-            load_teacher(start).config, start, seed, a.device, a.budget, references, a.num_envs, a.engine, knows_worth
+            config, start, seed, a.device, a.budget, references, a.num_envs, a.engine, value_function=brings_value
         )
         arms.train_seed(plan, out / f"seed{seed}", a.resume, lambda text: print(text, flush=True), command)
 
