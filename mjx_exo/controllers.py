@@ -83,11 +83,6 @@ class ControlledEnv(WalkingEnv):
         """Hip flexion [N, 2], right and left."""
         return state.physics.qpos[:, 7:][:, self.walkers.legs[:, self.walkers.hip]]
 
-    def hip_moment_nm_kg(self, state: EnvState) -> Array:
-        """Biological hip moment [N, 2] of the last tick: muscles and passive structures, device excluded."""
-        moment = state.readings.muscle_moment_nm + state.readings.passive_moment_nm
-        return moment[:, self.walkers.legs[:, self.walkers.hip]] / self.body_mass_kg[:, None]
-
     def foot_load_bw(self, state: EnvState) -> Array:
         """Vertical ground force [N, 2] in body weights, the worn device's weight included."""
         return state.readings.foot_force_n[:, :, 2] / self.walkers.body_weight_n[:, None]

@@ -72,6 +72,11 @@ class Actuator:
     transmission_efficiency: float = _number(0.1, 1.0, "")
     strength_tolerance: float = _number(0.0, 0.5, "")  # applied torque is off by up to this share
 
+    @property
+    def lag_s(self) -> float:
+        """By how long a ramp of applied torque trails the commanded one: delay and first-order lag."""
+        return self.delay_s + 1.0 / (2.0 * math.pi * self.bandwidth_hz)
+
 
 @dataclasses.dataclass(frozen=True)
 class Imu:
@@ -120,6 +125,7 @@ class TorqueLimits(NamedTuple):
     limit_nm: Any
     rate_limit_nm_s: Any
     power_limit_w: Any
+    lag_s: Any = 0.0  # by how long the applied torque trails the commanded one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +185,10 @@ class DeviceProfile:
         xp = array_namespace(wearer_mass_kg)
         per_mass = self.torque.limit_nm_per_kg * wearer_mass_kg
         return TorqueLimits(
-            xp.minimum(per_mass, self.torque.limit_nm), self.torque.rate_limit_nm_s, self.torque.power_limit_w
+            xp.minimum(per_mass, self.torque.limit_nm),
+            self.torque.rate_limit_nm_s,
+            self.torque.power_limit_w,
+            self.actuator.lag_s,
         )
 
     def check_wearer_mass(self, mass_kg: float) -> None:
@@ -222,12 +231,14 @@ def limit_torque(
         limits: from `DeviceProfile.limits`.
         desired_nm: (..., 2) wanted torque [right, left], flexion positive. Not finite counts as zero.
         last_applied_nm: (..., 2) the torque the actuator applied last, from which the rate is measured.
-        joint_velocity_rad_s: (..., 2) hip velocity, flexion positive, or None; not finite counts as unknown.
+        joint_velocity_rad_s: (..., 2) hip velocity, flexion positive, or None; not finite counts as unknown. The power
+            is that of the torque which is applied later, so this is best the velocity of then (`velocity_ahead`).
         dt_s: time since `last_applied_nm` held, scalar or broadcastable; negative or not finite counts as zero.
 
     Returns (..., 2) Nm. In this order: not finite → 0; magnitude; mechanical power |torque × velocity|; rate from the
     last applied torque. The magnitude limit outranks the rate: a last torque beyond it is first brought to it. A sudden
-    velocity may exceed the power limit until the rate limit lets the torque come down.
+    velocity, one that its past does not announce, may exceed the power limit until the rate limit lets the torque come
+    down.
     """
     xp = array_namespace(desired_nm, last_applied_nm, joint_velocity_rad_s, dt_s, limits.limit_nm)
     limit = xp.asarray(limits.limit_nm)
@@ -239,6 +250,35 @@ def limit_torque(
     last = xp.clip(xp.where(xp.isfinite(last_applied_nm), last_applied_nm, 0.0), -limit, limit)
     step = limits.rate_limit_nm_s * xp.maximum(xp.where(xp.isfinite(dt_s), dt_s, 0.0), 0.0)
     return xp.clip(last + xp.clip(torque - last, -step, step), -limit, limit)
+
+
+def velocity_ahead(velocity_rad_s: Any, before_rad_s: Any, apart_s: Any, ahead_s: Any) -> Any:
+    """The joint velocity to limit the power for, of the shape of `velocity_rad_s`: the present one or, if it is faster,
+    what that becomes in `ahead_s` when it goes on changing as in the `apart_s` since it was `before_rad_s`.
+
+    A torque requested now is applied `TorqueLimits.lag_s` later and stays until the next request. Where `before_rad_s`
+    is not finite or `apart_s` not positive, the present velocity.
+    """
+    xp = array_namespace(velocity_rad_s, before_rad_s, apart_s, ahead_s)
+    known = xp.isfinite(before_rad_s) & (xp.asarray(apart_s) > 0.0)
+    change = xp.where(known, velocity_rad_s - before_rad_s, 0.0) / xp.where(known, apart_s, 1.0)
+    later = velocity_rad_s + change * ahead_s
+    return xp.where(xp.abs(later) > xp.abs(velocity_rad_s), later, velocity_rad_s)
+
+
+def velocity_pair_ahead(
+    velocity_rad_s: tuple[float, float], before_rad_s: tuple[float, float] | None, apart_s: float, ahead_s: float
+) -> tuple[float, float]:
+    """`velocity_ahead` for one device, in plain numbers; None before the first sample."""
+    if before_rad_s is None or not apart_s > 0.0:
+        return velocity_rad_s
+    right, left = (_one_ahead(velocity_rad_s[i], before_rad_s[i], apart_s, ahead_s) for i in (0, 1))
+    return right, left
+
+
+def _one_ahead(velocity: float, before: float, apart_s: float, ahead_s: float) -> float:
+    later = velocity + (velocity - before) / apart_s * ahead_s if math.isfinite(before) else velocity
+    return later if abs(later) > abs(velocity) else velocity
 
 
 def limit_torque_pair(

@@ -151,7 +151,7 @@ class StudentSensors:
             return jnp.zeros((self.env.num_envs, 2, 0))
         columns: dict[str, Array] = {
             "hip_flexion": self._hip(moment.physics.qpos[:, 7:]),
-            "hip_flexion_velocity": self.env.hip_velocity(moment),
+            "hip_flexion_velocity": self.env.hip_velocity(moment.physics),
         }
         if self._accelerates:
             fall = gravity(moment.command.slope_rad)[:, None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from mjx_exo.device import TorqueLimits, limit_torque_pair
+from mjx_exo.device import TorqueLimits, limit_torque_pair, velocity_pair_ahead
 from runtime.channels import read_channels
 from runtime.commission import Commissioning, StandingCalibration
 from runtime.feed import FreezeWatch, SampleAge, SampleFeed
@@ -213,7 +213,7 @@ class Guard:
             dt_s = min(self._elapsed_s, period_s)
             late_s = min(1e-6 * self._sample.applied_after_us, period_s)
             last = self._sample.applied_torque_nm
-            velocity = self._sample.joint_velocity_rad_s
+            velocity = self._velocity_ahead(dt_s + late_s)
         else:
             since = 0.0 if self._last_decide_s is None else now_s - self._last_decide_s
             dt_s, late_s, last, velocity = min(max(since, 0.0), period_s), 0.0, self._torque, None
@@ -236,6 +236,14 @@ class Guard:
 
     # How it gets there.
 
+    def _velocity_ahead(self, answer_s: float) -> tuple[float, float] | None:
+        """The joint velocity that the torque of this answer meets, None where the device does not say."""
+        velocity, before = self._sample.joint_velocity_rad_s, self._velocity_before
+        self._velocity_before = velocity
+        if velocity is None:
+            return None
+        return velocity_pair_ahead(velocity, before, self._elapsed_s, answer_s + self.config.limits.lag_s)
+
     def _enter(self, now_s: float, stage: Stage, text: str) -> None:
         self.stage = stage
         if stage not in (Stage.RAMP, Stage.ACTIVE, Stage.SOFT_STOP):
@@ -249,7 +257,7 @@ class Guard:
     def _forget_samples(self) -> None:
         self.walking.reset()
         self._age, self._freeze, self._frozen_s = SampleAge(), FreezeWatch(), 0.0
-        self._window, self._elapsed_s, self._answers_sample = 0, 0.0, False
+        self._window, self._elapsed_s, self._answers_sample, self._velocity_before = 0, 0.0, False, None
         self._flush_next, self._over_torque = True, 0
         self._device_armed = False
 

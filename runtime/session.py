@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mjx_exo.device import DeviceProfile, TorqueLimits
+from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from runtime import realtime
 from runtime.channels import missing_group
@@ -266,10 +266,9 @@ class Session:
         self._link, self._session, self._first_frame = link, hello.session, True
         self._period_s = 1.0 / acknowledged.rate_hz
         own = self.guard.config.limits
-        limits = TorqueLimits(
-            min(float(own.limit_nm), acknowledged.torque_limit_nm),
-            min(own.rate_limit_nm_s, acknowledged.torque_rate_limit_nm_s),
-            own.power_limit_w,
+        limits = own._replace(
+            limit_nm=min(float(own.limit_nm), acknowledged.torque_limit_nm),
+            rate_limit_nm_s=min(own.rate_limit_nm_s, acknowledged.torque_rate_limit_nm_s),
         )
         firmware = f"firmware {acknowledged.firmware or 'unknown'}"
         self._console.say(

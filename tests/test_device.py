@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mjx_exo.device import DEVICES_DIR, DeviceProfile, TorqueLimits, available_profiles, limit_torque, limit_torque_pair
+from mjx_exo.device import (
+    DEVICES_DIR,
+    DeviceProfile,
+    TorqueLimits,
+    available_profiles,
+    limit_torque,
+    limit_torque_pair,
+    velocity_ahead,
+    velocity_pair_ahead,
+)
 from mjx_exo.errors import UserError
 
 LIMITS = TorqueLimits(18.0, 150.0, 80.0)
@@ -146,3 +155,24 @@ def test_limiter_in_jit_is_the_limiter_in_numpy():
     fast = jax.jit(limit_torque)(limits, desired, last, velocity, 0.01)
     plain = limit_torque(limits, desired, last, velocity, np.float32(0.01))
     np.testing.assert_allclose(fast, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("velocity", "before", "apart", "expected"),
+    [
+        ([4.0, -4.0], [3.0, -3.0], 0.01, [8.0, -8.0]),  # 100 rad/s² for 40 ms
+        ([4.0, -4.0], [5.0, -5.0], 0.01, [4.0, -4.0]),  # it slows down: the present velocity
+        ([0.5, 1.0], [2.5, math.nan], 0.01, [-7.5, 1.0]),  # it turns round and is faster then
+        ([4.0, math.inf], [3.0, 3.0], 0.0, [4.0, math.inf]),  # nothing is known of the change
+    ],
+)
+def test_the_velocity_ahead_by_hand(velocity, before, apart, expected):
+    out = velocity_ahead(np.array(velocity), np.array(before), apart, 0.04)
+    np.testing.assert_allclose(out, expected)
+    assert velocity_pair_ahead(tuple(velocity), tuple(before), apart, 0.04) == pytest.approx(tuple(expected))
+    assert velocity_pair_ahead(tuple(velocity), None, apart, 0.04) == tuple(velocity)
+
+
+def test_the_limits_know_how_late_torque_is_applied():
+    profile = DeviceProfile.load("hip_3200g")
+    assert profile.limits(75.0).lag_s == pytest.approx(0.01 + 1.0 / (2.0 * math.pi * 10.0))

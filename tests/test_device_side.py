@@ -55,7 +55,7 @@ def test_the_simulated_device_moves_its_torque_as_the_device_does(late_ms):
     ticks = 120
     side = DeviceSide(PROFILE, jnp.full(1, MASS_KG), 2 * TICK_S)
     side.late_s = jnp.full((1, 1), 1e-3 * late_ms)
-    exo = Exo(*[jnp.zeros((1, 2))] * 3, jnp.zeros((1, side.delay_ticks, 2)))
+    exo = Exo(*[jnp.zeros((1, 2))] * 3, jnp.zeros((1, side.delay_ticks, 2)), jnp.zeros((1, 2)))
     applied = []
     for tick in range(ticks):
         applied.append(np.asarray(exo.applied_nm[0]))

@@ -1,6 +1,7 @@
 """Every row of the safety table that the host answers for, driven frame by frame; and what no input may ever do."""
 
 import copy
+import dataclasses
 import functools
 import itertools
 import math
@@ -222,8 +223,19 @@ def test_the_rate_counts_from_what_the_device_applied():
 
 def test_power_is_limited_where_the_velocity_is_known():
     rig = active_rig()
-    rig.send(rig.frame(walking_gyro(8.0), applied_torque_nm=(9.0, -9.0), joint_velocity_rad_s=(10.0, math.nan)))
+    for t in (8.0, 8.01):  # twice: the first time the hip still speeds up
+        rig.send(rig.frame(walking_gyro(t), applied_torque_nm=(9.0, -9.0), joint_velocity_rad_s=(10.0, math.nan)))
     assert rig.applied == pytest.approx((8.0, -10.5))
+
+
+def test_power_is_limited_for_the_velocity_that_the_torque_will_meet():
+    rig = active_rig()
+    rig.student = (0.2, 0.2)
+    rig.guard.config = dataclasses.replace(rig.guard.config, limits=rig.guard.config.limits._replace(lag_s=0.03))
+    rig.send(rig.frame(walking_gyro(8.0), applied_torque_nm=(9.0, 9.0), joint_velocity_rad_s=(5.0, 5.0)))
+    rig.send(rig.frame(walking_gyro(8.01), applied_torque_nm=(9.0, 9.0), joint_velocity_rad_s=(6.0, 4.0)))
+    assert rig.applied[0] == pytest.approx(80.0 / 10.0)  # 100 rad/s² for 10 ms of an answer and 30 ms of lag
+    assert rig.applied[1] == pytest.approx(10.5)  # a hip that slows down is not limited
 
 
 def test_a_device_that_applies_too_much_is_stopped_at_once():

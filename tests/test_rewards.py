@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mjx_exo.walking import exo_rewards
 from mjx_exo.walking.rewards import (
     clock_agreement,
     heading_agreement,
@@ -60,3 +63,27 @@ def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for()
     phase, load = jnp.array([[0.2, 0.7]] * 2), jnp.array([[1.0, 0.0]] * 2)
     worth = clock_agreement(phase, load, jnp.zeros((2, 2)), jnp.array([False, True]))
     np.testing.assert_allclose(worth, [[1.0, 1.0], [0.6, 0.6]])
+
+
+def exo_parts(torque_nm_kg, hip_moment_nm_kg, power_w=(0.0, 0.0)):
+    """Terms of the device for one wearer of 80 kg, right and left; the device's power as given."""
+    power = 80.0 * jnp.array([power_w])
+    readings = SimpleNamespace(
+        exo_power_w=power, exo_positive_power_w=jnp.maximum(power, 0.0), positive_power_w=jnp.full((1, 4), 20.0)
+    )
+    physics = SimpleNamespace(activation=jnp.full((1, 26), 0.1), exo_torque_nm=80.0 * jnp.array([torque_nm_kg]))
+    exo = SimpleNamespace(wanted_nm=jnp.zeros((1, 2)), requested_nm=jnp.zeros((1, 2)))
+    command = SimpleNamespace(speed_m_s=jnp.ones(1))
+    state = SimpleNamespace(readings=readings, physics=physics, exo=exo, command=command)
+    limits = SimpleNamespace(limit_nm=jnp.full((1, 1), 18.0))
+    return exo_rewards.reward_terms(state, state, limits, jnp.full(1, 80.0), jnp.array([hip_moment_nm_kg]))
+
+
+def test_a_device_is_paid_for_the_moment_it_takes_over_and_not_for_pushing_against_the_muscles():
+    helps, opposes = exo_parts((0.1, -0.2), (0.5, -0.5)), exo_parts((-0.1, 0.2), (0.5, -0.5))
+    assert helps["relief"][0] > 0.0
+    np.testing.assert_allclose(opposes["relief"], -helps["relief"], rtol=1e-6)
+    np.testing.assert_allclose(exo_parts((0.2, -0.2), (0.0, 0.0))["relief"], 0.0, atol=1e-6)
+    braking, driving = exo_parts((0.1, 0.1), (0.0, 0.0), (-0.1, 0.0)), exo_parts((0.1, 0.1), (0.0, 0.0), (0.1, 0.0))
+    assert braking["agreement"][0] < -driving["agreement"][0] < 0.0  # braking costs more than driving gains
+    assert set(helps) == set(exo_rewards.TERMS)

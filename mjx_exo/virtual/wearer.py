@@ -111,7 +111,7 @@ class SimulatedWearer:
         def measure(state, sensor, count):
             sensor, axes = sense(sensor, count, env.kinematics_of(state).thigh_gyro_rad_s)
             angles = state.physics.qpos[0, ROOT_QPOS:][jnp.array(hip)]
-            numbers = [axes, env.hip_velocity(state)[0], state.physics.exo_torque_nm[0], angles]
+            numbers = [axes, env.hip_velocity(state.physics)[0], state.physics.exo_torque_nm[0], angles]
             return sensor, jnp.concatenate(numbers)
 
         def decide(state) -> Decision:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mjx_exo.device import DeviceProfile, limit_torque
+from mjx_exo.device import DeviceProfile, limit_torque, velocity_ahead
 from mjx_exo.walking.state import Exo
 
 LATEST_ANSWER_S = 0.01
@@ -40,12 +40,13 @@ class DeviceSide:
     def pass_on(self, exo: Exo, wanted_nm: Array, hip_velocity_rad_s: Array) -> tuple[Exo, Array]:
         """One tick: the wanted torque [N, 2] goes through the limiter and on its way; out comes what arrives [N, 2]."""
         answer_s = self.tick_s + self.late_s  # from the sample until the next answer arrives
-        requested = limit_torque(self.limits, wanted_nm, exo.applied_nm, hip_velocity_rad_s, answer_s)
+        velocity = velocity_ahead(hip_velocity_rad_s, exo.hip_velocity_rad_s, self.tick_s, answer_s + self.limits.lag_s)
+        requested = limit_torque(self.limits, wanted_nm, exo.applied_nm, velocity, answer_s)
         applied = self._towards(exo.requested_nm, exo.applied_nm, self.late_s)  # while the answer is on its way
         applied = self._towards(requested, applied, self.tick_s - self.late_s)
         arrived = exo.delayed_nm[:, 0]
         delayed = jnp.concatenate([exo.delayed_nm[:, 1:], applied[:, None]], 1)
-        return Exo(wanted_nm, requested, applied, delayed), arrived
+        return Exo(wanted_nm, requested, applied, delayed, hip_velocity_rad_s), arrived
 
     def _towards(self, command_nm: Array, applied_nm: Array, time_s: Array) -> Array:
         step = self.limits.rate_limit_nm_s * time_s

@@ -156,7 +156,7 @@ class WalkingEnv:
         """What acts on the bodies in the tick that begins with `state`, and the device's side after it."""
         exo, command_nm = state.exo, jnp.zeros((self.num_envs, 2))
         if self.active:
-            exo, command_nm = self.device_side.pass_on(exo, wanted_nm, self.hip_velocity(state))
+            exo, command_nm = self.device_side.pass_on(exo, wanted_nm, self.hip_velocity(state.physics))
         return exo, Drive(excitation, command_nm, state.command.push_n, gravity(state.command.slope_rad))
 
     @staticmethod
@@ -201,9 +201,14 @@ class WalkingEnv:
 
     # ---------------------------------------------------------------- actions
 
-    def hip_velocity(self, state: EnvState) -> Array:
+    def hip_velocity(self, physics: PhysicsState) -> Array:
         """Hip flexion velocity [N, 2] in rad/s, right and left."""
-        return state.physics.qvel[:, 6:][:, self.walkers.legs[:, self.walkers.hip]]
+        return physics.qvel[:, 6:][:, self.walkers.legs[:, self.walkers.hip]]
+
+    def hip_moment_nm_kg(self, state: EnvState) -> Array:
+        """Biological hip moment [N, 2] of the last tick: muscles and passive structures, device excluded."""
+        moment = state.readings.muscle_moment_nm + state.readings.passive_moment_nm
+        return moment[:, self.walkers.legs[:, self.walkers.hip]] / self.body_mass_kg[:, None]
 
     def _swap_by_clock(self, state: EnvState) -> Array:
         return state.phase >= 0.5
@@ -298,7 +303,9 @@ class WalkingEnv:
         metrics = {f"reward/{name}": value for name, value in parts.items()}
         metrics["activation_squared"] = (after.physics.activation**2).mean(axis=-1)
         if self.active:
-            exo_parts = exo_rewards.reward_terms(before, after, self.device_side.limits, self.body_mass_kg)
+            exo_parts = exo_rewards.reward_terms(
+                before, after, self.device_side.limits, self.body_mass_kg, self.hip_moment_nm_kg(after)
+            )
             reward["exo"] = sum(exo_parts.values())
             metrics |= {f"exo/{name}": value for name, value in exo_parts.items()}
             metrics["exo_torque_nm_kg"] = jnp.abs(after.physics.exo_torque_nm).mean(-1) / self.body_mass_kg
@@ -359,7 +366,7 @@ class WalkingEnv:
             sensors=sensors,
             readings=readings._replace(sensors=sensors),
             command=command,
-            exo=Exo(*[jnp.zeros((n, 2))] * 3, jnp.zeros((n, self._delay, 2))),
+            exo=Exo(*[jnp.zeros((n, 2))] * 3, jnp.zeros((n, self._delay, 2)), self.hip_velocity(physics)),
             curriculum=curriculum,
             phase=phase,
             speed_filtered_m_s=qvel[:, 0],

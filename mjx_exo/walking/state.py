@@ -31,6 +31,7 @@ class Exo(NamedTuple):
     requested_nm: Array  # [N, 2], what the limiter made of it
     applied_nm: Array  # [N, 2], what the controller commands its actuators now, before delay and actuator lag
     delayed_nm: Array  # [N, D, 2], oldest first
+    hip_velocity_rad_s: Array  # [N, 2], of the sample before
 
 
 class Decision(NamedTuple):
