@@ -1,10 +1,10 @@
-"""Reward terms of the exoskeleton actor: the wearer's effort, what the device takes over of it, a torque with the motion.
+"""Reward terms of the exoskeleton actor: the wearer's effort, what it takes over of it, a torque with the motion.
 
 Nothing here shapes the torque over the gait cycle: no phase, no profile, no reference controller. `relief` says what a
 person's effort cannot say before the person has adapted: muscles that have got used to the device make the moment that
 is left over, m − τ for a hip that needs m, so the squared moment falls by 2·m·τ for a small torque. Without it a device
-that meets a steady person seeks power alone: it pushes 200 ms after the hip's own moment, in late stance against it, and
-the hip flexors work harder than without.
+that meets a steady person seeks power alone: it pushed 200 ms after the hip's own moment, in late stance against it,
+and the hip flexors worked harder than without.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TERMS = ("effort", "joint_power", "relief", "agreement", "smoothness", "standing
 
 _EFFORT = -20.0  # per mean squared activation
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
-_RELIEF = 6.0  # per (Nm/kg)² of device torque times biological hip moment, both hips together
-_AGREEMENT = 1.0  # per W/kg of device power, negative power counting three times
+_RELIEF = 12.0  # per (Nm/kg)² of device torque times biological hip moment, both hips together
+_AGREEMENT = 4.0  # per W/kg of device power, negative power counting three times
 _SMOOTHNESS = -8.0  # per squared change of the wanted torque, in torque limits: what a student has to imitate
 _STANDING = -10.0  # per squared torque request, in torque limits, while the wearer is to stand still
 _ALIVE = 1.5  # more than everything else costs, or falling early would pay
