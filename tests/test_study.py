@@ -85,7 +85,9 @@ def test_the_human_learns_the_same_in_every_arm():
         rate = config.ppo.of("human").learning_rate
         assert config.ppo.of("human").learning_rate_bounds == (rate, rate)
         assert config.walking.curriculum.start_episode_s == 0 and config.walking.curriculum.rise_updates == 1
-        assert config.walking.loose == WALK.walking.loose and config.walking.strict == WALK.walking.strict
+        assert config.walking.loose == WALK.walking.loose
+        paid = dataclasses.replace(WALK.walking.strict, metabolic=arms.METABOLIC, effort=arms.EFFORT)
+        assert config.walking.strict == paid  # effort counts for more; everything else is the walker's
 
 
 def test_everybody_looks_as_far_ahead_as_the_walker_did():
@@ -302,6 +304,28 @@ def test_summary_has_the_promised_keys_and_the_report_stands_alone(tmp_path):
     assert 'src="data:image/png' in text and "http" not in text
     for name in ("cells.csv", "reductions.csv", "trials.csv", "torque.csv", "bars.png", "torque.png"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
+    settings = walk.WalkSettings(((1.2, 0.0),), wearers=WEARERS, step_s=0.001)
+
+    def walked(folder, seed, arm, asked):
+        factor = 1.0 - (0.04 if asked.step_s < settings.step_s else 0.03) * (arm == "assisted")
+        measured = dict.fromkeys(compare.ENDPOINTS.values(), 2.0 * factor) | {"speed_m_s": 1.2, "fell": False}
+        rows = [{"seed": seed, "arm": arm, "cell": 0, "wearer": w} | measured for w in range(WEARERS)]
+        return walk.Walked(seed, arm, rows, [None])
+
+    found = checks.step_check(tmp_path, 0, settings, walked)
+    assert found["reduction_change_points_against_none_worn"]["metabolic"] == pytest.approx([1.0, 1.0])
+    assert not found["fine"]
+
+    rows = made_up_rows()
+    result = summary.summarise(gathered(rows), profiles())
+    result["checks"] = {"physics_step": found, "plateaus": {"a": {"reached": False}, "b": {"reached": True}}}
+    page = report.write_report(tmp_path, gathered(rows), profiles(), rows, result).read_text()
+    assert "1 of 2 trainings had not levelled off" in page
+    assert "moves reductions by up to 1.0 points" in page
+    assert "at least as good as bursts" in page
 
 
 # ------------------------------------------------------------------ the command

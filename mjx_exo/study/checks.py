@@ -73,12 +73,17 @@ def step_check(
         return None
     verdicts = {q: step_is_fine(values["whole"][q], values["half"][q]) for q in ENDPOINTS}
     change = {q: (100.0 * (values["half"][q] / values["whole"][q] - 1.0)).tolist() for q in ENDPOINTS}
+    reductions = {
+        name: {q: 100.0 * (1.0 - values[name][q][2] / values[name][q][:2]) for q in ENDPOINTS} for name in values
+    }
+    moved = {q: (reductions["half"][q] - reductions["whole"][q]).tolist() for q in ENDPOINTS}
     return {
         "cell": cell,
         "step_s": settings.step_s,
         "fine": all(verdicts.values()),
         "by_measure": verdicts,
         "change_percent_none_worn_assisted": change,
+        "reduction_change_points_against_none_worn": moved,
     }
 
 

@@ -70,7 +70,23 @@ def _lead(summary: dict[str, Any]) -> list[str]:
         f"{s.get('seconds', '?')} s, physics step {s.get('step_ms', '?')} ms. The human's reward, curriculum, number "
         "of updates and step size are the same in every arm; arms are compared at the speed they achieve.",
         *summary.get("checks", {}).get("remarks", []),
+        *_shortcomings(summary),
     ]
+
+
+def _shortcomings(summary: dict[str, Any]) -> list[str]:
+    """What a reviewer would hold against the figures, first: trainings cut short, a physics step that still matters."""
+    checks, lines = summary.get("checks", {}), []
+    trainings = checks.get("plateaus", {})
+    flat = sum(not found["reached"] for found in trainings.values())
+    if flat:
+        asked = "under 1 % over the last fifth"
+        lines.append(f"{flat} of {len(trainings)} trainings had not levelled off when they ended ({asked}).")
+    step = checks.get("physics_step")
+    if step and not step["fine"]:
+        moved = max(abs(x) for values in step["reduction_change_points_against_none_worn"].values() for x in values)
+        lines.append(f"Half the physics step moves reductions by up to {moved:.1f} points where it was tried.")
+    return lines
 
 
 def _pair(values: Mapping[str, Any], name: str, form: str = "+.1f") -> str:
@@ -175,6 +191,8 @@ def _reference_lines(summary: dict[str, Any]) -> list[str]:
         better = found["cells_where_it_is_better"]
         if found["assisted_is_at_least_as_good"] is False:
             lines.append(f"{name} is better than the learned controller on the grid.")
+        elif found["assisted_is_at_least_as_good"]:
+            lines.append(f"The learned controller is at least as good as {name} in metabolic rate on the grid.")
         if better:
             listed = ", ".join(f"{speed:g} m/s {slope:+g}°" for speed, slope in better)
             lines.append(f"{name} is better at {listed}.")
