@@ -76,7 +76,9 @@ def exo_parts(torque_nm_kg, hip_moment_nm_kg, power_w=(0.0, 0.0)):
     command = SimpleNamespace(speed_m_s=jnp.ones(1))
     state = SimpleNamespace(readings=readings, physics=physics, exo=exo, command=command)
     limits = SimpleNamespace(limit_nm=jnp.full((1, 1), 18.0))
-    return exo_rewards.reward_terms(state, state, limits, jnp.full(1, 80.0), jnp.array([hip_moment_nm_kg]))
+    return exo_rewards.reward_terms(
+        state, state, limits, jnp.full(1, 80.0), jnp.array([hip_moment_nm_kg]), jnp.full(1, 5.0)
+    )
 
 
 def test_a_device_is_paid_for_the_moment_it_takes_over_and_not_for_pushing_against_the_muscles():
@@ -87,3 +89,6 @@ def test_a_device_is_paid_for_the_moment_it_takes_over_and_not_for_pushing_again
     braking, driving = exo_parts((0.1, 0.1), (0.0, 0.0), (-0.1, 0.0)), exo_parts((0.1, 0.1), (0.0, 0.0), (0.1, 0.0))
     assert braking["agreement"][0] < -driving["agreement"][0] < 0.0  # braking costs more than driving gains
     assert set(helps) == set(exo_rewards.TERMS)
+    strong = exo_parts((0.2, -0.4), (0.5, -0.5))
+    np.testing.assert_allclose(strong["heat"], 4.0 * helps["heat"], rtol=1e-6)  # twice the torque, four times the loss
+    assert helps["heat"][0] < 0.0 and helps["metabolic"][0] < 0.0

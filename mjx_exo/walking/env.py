@@ -304,7 +304,12 @@ class WalkingEnv:
         metrics["activation_squared"] = (after.physics.activation**2).mean(axis=-1)
         if self.active:
             exo_parts = exo_rewards.reward_terms(
-                before, after, self.device_side.limits, self.body_mass_kg, self.hip_moment_nm_kg(after)
+                before,
+                after,
+                self.device_side.limits,
+                self.body_mass_kg,
+                self.hip_moment_nm_kg(after),
+                self._metabolic_w_kg(after),
             )
             reward["exo"] = sum(exo_parts.values())
             metrics |= {f"exo/{name}": value for name, value in exo_parts.items()}
