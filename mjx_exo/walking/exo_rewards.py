@@ -34,7 +34,8 @@ def reward_terms(
 ) -> dict[str, Array]:
     """Weighted terms [N] of one control step; `before` and `after` are environment states.
 
-    `hip_moment_nm_kg` [N, 2]: of muscles and passive structures, flexion positive; `metabolic_w_kg` [N]: of all muscles.
+    `hip_moment_nm_kg` [N, 2]: of muscles and passive structures, flexion positive.
+    `metabolic_w_kg` [N]: what all muscles together spend.
     """
     readings = after.readings
     positive = readings.exo_positive_power_w.sum(-1) / body_mass_kg
