@@ -316,7 +316,8 @@ def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
         return walk.Walked(seed, arm, rows, [None])
 
     found = checks.step_check(tmp_path, 0, settings, walked)
-    assert found["reduction_change_points_against_none_worn"]["metabolic"] == pytest.approx([1.0, 1.0])
+    moved = {"assisted_against_none": 1.0, "assisted_against_worn": 1.0, "worn_against_none": 0.0}
+    assert found["reduction_change_points"]["metabolic"] == pytest.approx(moved)
     assert not found["fine"]
 
     rows = made_up_rows()
@@ -324,7 +325,7 @@ def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
     result["checks"] = {"physics_step": found, "plateaus": {"a": {"reached": False}, "b": {"reached": True}}}
     page = report.write_report(tmp_path, gathered(rows), profiles(), rows, result).read_text()
     assert "1 of 2 trainings had not levelled off" in page
-    assert "moves reductions by up to 1.0 points" in page
+    assert "moves reductions with the device by up to 1.00 points" in page
     assert "at least as good as bursts" in page
 
 

@@ -73,17 +73,21 @@ def step_check(
         return None
     verdicts = {q: step_is_fine(values["whole"][q], values["half"][q]) for q in ENDPOINTS}
     change = {q: (100.0 * (values["half"][q] / values["whole"][q] - 1.0)).tolist() for q in ENDPOINTS}
-    reductions = {
-        name: {q: 100.0 * (1.0 - values[name][q][2] / values[name][q][:2]) for q in ENDPOINTS} for name in values
+    pairs = {"assisted_against_none": (0, 2), "assisted_against_worn": (1, 2), "worn_against_none": (0, 1)}
+    moved = {
+        q: {
+            name: float(100.0 * (whole[arm] / whole[base] - half[arm] / half[base]))
+            for name, (base, arm) in pairs.items()
+        }
+        for q, whole, half in ((q, values["whole"][q], values["half"][q]) for q in ENDPOINTS)
     }
-    moved = {q: (reductions["half"][q] - reductions["whole"][q]).tolist() for q in ENDPOINTS}
     return {
         "cell": cell,
         "step_s": settings.step_s,
         "fine": all(verdicts.values()),
         "by_measure": verdicts,
         "change_percent_none_worn_assisted": change,
-        "reduction_change_points_against_none_worn": moved,
+        "reduction_change_points": moved,
     }
 
 

@@ -84,8 +84,13 @@ def _shortcomings(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{flat} of {len(trainings)} trainings had not levelled off when they ended ({asked}).")
     step = checks.get("physics_step")
     if step and not step["fine"]:
-        moved = max(abs(x) for values in step["reduction_change_points_against_none_worn"].values() for x in values)
-        lines.append(f"Half the physics step moves reductions by up to {moved:.1f} points where it was tried.")
+        by_pair = list(step["reduction_change_points"].values())
+        device = max(abs(x) for found in by_pair for name, x in found.items() if name != "worn_against_none")
+        mass = max(abs(found["worn_against_none"]) for found in by_pair)
+        lines.append(
+            f"Where it was tried, half the physics step moves reductions with the device by up to {device:.2f} points, "
+            f"the price of the worn mass by up to {mass:.2f}."
+        )
     return lines
 
 
