@@ -69,3 +69,19 @@ def test_links_are_late_by_times_spread_over_what_is_possible():
     late = np.sort(np.asarray(DeviceSide(PROFILE, jnp.full(64, MASS_KG), 2 * TICK_S).late_s)[:, 0])
     assert late[0] == 0.0 and late[-1] <= LATEST_ANSWER_S
     assert np.abs(late - np.linspace(0.0, LATEST_ANSWER_S, 64)).max() < 0.001
+
+
+def test_a_hip_that_speeds_up_gets_the_torque_that_its_power_allows_when_it_arrives():
+    side = DeviceSide(PROFILE, jnp.full(1, MASS_KG), 2 * TICK_S)
+    speed, lead_s, torque_nm = 4.0, TICK_S + PROFILE.actuator.lag_s, 14.0
+    start = jnp.full((1, 2), torque_nm)
+    exo = Exo(start, start, start, jnp.full((1, side.delay_ticks, 2), torque_nm), jnp.full((1, 2), speed - 1.0))
+    limit = PROFILE.torque.power_limit_w
+    steady, _ = side.pass_on(exo._replace(hip_velocity_rad_s=jnp.full((1, 2), speed)), start, jnp.full((1, 2), speed))
+    rising, _ = side.pass_on(exo, start, jnp.full((1, 2), speed))  # 100 rad/s²
+    np.testing.assert_allclose(steady.requested_nm, torque_nm, rtol=1e-5)  # 56 W
+    then = speed + 1.0 / TICK_S * lead_s
+    slowest = torque_nm - PROFILE.torque.rate_limit_nm_s * TICK_S
+    np.testing.assert_allclose(rising.requested_nm[0], max(limit / then, slowest), rtol=1e-4)
+    assert rising.requested_nm[0, 0] < torque_nm
+    np.testing.assert_allclose(rising.hip_velocity_rad_s, speed)

@@ -13,7 +13,7 @@ import numpy as np
 from mjx_exo.errors import UserError
 from mjx_exo.gait import charts
 from mjx_exo.gait.files import write_bytes, write_text
-from mjx_exo.gait.statistics import step_is_fine
+from mjx_exo.gait.statistics import reduction_percent, step_is_fine
 from mjx_exo.study.arms import MAIN_ARMS, check_same_human
 from mjx_exo.study.compare import ENDPOINTS, gather
 from mjx_exo.study.summary import PLATEAU_MEASURES
@@ -74,13 +74,12 @@ def step_check(
     verdicts = {q: step_is_fine(values["whole"][q], values["half"][q]) for q in ENDPOINTS}
     change = {q: (100.0 * (values["half"][q] / values["whole"][q] - 1.0)).tolist() for q in ENDPOINTS}
     pairs = {"assisted_against_none": (0, 2), "assisted_against_worn": (1, 2), "worn_against_none": (0, 1)}
-    moved = {
-        q: {
-            name: float(100.0 * (whole[arm] / whole[base] - half[arm] / half[base]))
-            for name, (base, arm) in pairs.items()
-        }
-        for q, whole, half in ((q, values["whole"][q], values["half"][q]) for q in ENDPOINTS)
-    }
+    reductions = {
+        name: {q: {pair: float(reduction_percent(v[base], v[arm])) for pair, (base, arm) in pairs.items()}
+               for q, v in part.items()}
+        for name, part in values.items()
+    }  # fmt: skip
+    moved = {q: {pair: reductions["half"][q][pair] - reductions["whole"][q][pair] for pair in pairs} for q in ENDPOINTS}
     return {
         "cell": cell,
         "step_s": settings.step_s,
