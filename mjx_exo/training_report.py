@@ -61,14 +61,17 @@ def check_walking(config: TrainConfig, env: WalkingEnv, actors: dict[str, ActorS
     return run_trials(env, act, state, TRIAL_S)
 
 
-def keep_policy(config: TrainConfig, env: WalkingEnv, result: Any, folder: Path) -> None:
-    """Writes the run folder's policy/ from a training's result, finished or not; `env` has the training's actors."""
+def keep_policy(config: TrainConfig, env: WalkingEnv, result: Any, folder: Path, name: str = "policy") -> None:
+    """Writes the run folder's policy/ (or `name`) from a training's result, finished or not, or from a moment of it.
+
+    `env` has the training's actors.
+    """
     settings = json.loads((folder / "config.json").read_text())["settings"]
     manifest = Manifest(
         identity(config.walking), settings, versions(), config.seed, result.updates, result.env_steps,
         result.wall_seconds,
     )  # fmt: skip
-    export_policy(folder / "policy", PPO(env, config.ppo), result.state.actors, manifest)
+    export_policy(folder / name, PPO(env, config.ppo), result.state.actors, manifest)
 
 
 def finish_run(config: TrainConfig, result: Any, folder: Path) -> dict[str, Any]:

@@ -132,27 +132,6 @@ def test_walking_slower_is_no_benefit_at_equal_speed():
     np.testing.assert_allclose(stat.reduction_percent(*value), 0.0, atol=1e-9)
 
 
-def test_plateau_by_hand():
-    # 100 values, the last 20 rise by 0.05 per value from 100: 0.95 over the window, mean 100.475 → 0.9455 %.
-    curve = np.concatenate([np.linspace(0, 100, 80), 100 + 0.05 * np.arange(20)])
-    result = stat.plateau(curve)
-    assert result.reached
-    np.testing.assert_allclose(result.relative_change, 0.95 / 100.475)
-    assert not stat.plateau(np.concatenate([np.zeros(80), 100 + 0.06 * np.arange(20)])).reached
-    assert not stat.plateau(np.linspace(1, 2, 50)).reached
-    falling = stat.plateau(np.linspace(2, 1, 50))
-    assert not falling.reached and falling.relative_change < 0
-
-
-def test_plateau_sees_through_noise():
-    rng = np.random.default_rng(3)
-    flat = 100 + rng.normal(0, 2, 500)
-    assert stat.plateau(flat).reached
-    assert not stat.plateau(flat + np.linspace(0, 25, 500)).reached
-    with pytest.raises(ValueError, match="at least 3"):
-        stat.plateau([1.0, 1.0, 1.0])
-
-
 def test_step_halving_judges_arms_and_their_difference():
     assert stat.step_is_fine([100.0, 90.0], [100.5, 90.4])  # 0.5 %, 0.44 %; reduction 10 → 10.05 points
     assert not stat.step_is_fine([100.0, 90.0], [101.5, 91.4])  # an arm moves by 1.5 %

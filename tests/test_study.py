@@ -11,7 +11,7 @@ import pytest
 from mjx_exo.errors import UserError
 from mjx_exo.presets import QUICK, WALK
 from mjx_exo.study import __main__ as command
-from mjx_exo.study import arms, checks, compare, report, summary, tuning, walk
+from mjx_exo.study import arms, checks, compare, plateau, report, summary, tuning, walk
 
 CELLS = tuple((speed, slope) for slope in (0.0, 4.0) for speed in (0.8, 1.0, 1.2, 1.4))
 ARMS = ("none", "worn", "assisted", "bursts")
@@ -273,13 +273,29 @@ def test_lags_and_shares_of_the_device():
     assert found["assisted_is_at_least_as_good"] is True and found["cells_where_it_is_better"] == []
 
 
-def test_plateaus_are_read_from_the_logs():
-    flat = [{"env_steps": i, "human/reward": 1.0, "activation_squared": 0.02} for i in range(100)]
-    rising = [row | {"human/reward": 1.0 + 0.01 * i} for i, row in enumerate(flat)]
-    found = summary.plateaus({"a": flat, "b": rising, "short": flat[:4]})
-    assert [found[name]["reached"] for name in ("a", "b", "short")] == [True, False, False]
-    thin = checks.thinned([dict(row) for row in rising * 10])
-    assert len(thin) == checks.LOG_ROWS and set(thin[0]) == {"env_steps", "human/reward", "activation_squared"}
+def test_a_plateau_is_a_small_change_of_every_endpoint_over_trials_both_walked():
+    def trials(metabolic=4.0, hip=0.02, fell=()):
+        values = dict.fromkeys(compare.ENDPOINTS.values(), 2.0) | {"hip_activation_mean": hip, "speed_m_s": 1.2}
+        # A trial of another size in the second place: whoever falls there must not change the means.
+        rows = [{"fell": False} | values | {"metabolic_W_kg": size * metabolic} for size in (1.0, 50.0, 1.1)]
+        return [{"fell": True} if i in fell else row for i, row in enumerate(rows)]
+
+    flat = plateau.change(trials(), trials(metabolic=3.97, fell=(1,)))
+    assert flat["reached"] and flat["trials"] == 2
+    assert flat["relative_change"]["metabolic"] == pytest.approx(-0.0075)
+    assert flat["fall_share_before_and_after"] == pytest.approx([0.0, 1 / 3])
+    assert not plateau.change(trials(), trials(hip=0.0197))["reached"]
+    assert not plateau.change(trials(), trials(fell=(0, 1, 2)))["reached"]
+
+
+def test_the_last_fifth_is_of_all_a_human_learns_in_an_arm():
+    plan = arms.Plan(WALK, "runs/walk", 0, "hip_3200g", 3_000_000, references=(), num_envs=512)
+    listed = arms.stages(plan)
+    ends = {arm: plateau.update_before(arms.chain(listed, arm)) for arm in arms.MAIN_ARMS}
+    assert len(set(ends.values())) == 1
+    whole = sum(config.ppo.updates(512) for config in arms.learning_of(listed, ["none"])["none"])
+    own = listed[-1].config.ppo.updates(512)
+    assert own - ends["none"] == round(0.2 * whole) and ends["none"] > 0
 
 
 def test_summary_has_the_promised_keys_and_the_report_stands_alone(tmp_path):
@@ -322,9 +338,12 @@ def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
 
     rows = made_up_rows()
     result = summary.summarise(gathered(rows), profiles())
-    result["checks"] = {"physics_step": found, "plateaus": {"a": {"reached": False}, "b": {"reached": True}}}
+    result["checks"] = {
+        "physics_step": found,
+        "plateaus": {f"seed{i}/worn": {"reached": i > 0, "relative_change": {"metabolic": -0.01 * i}} for i in (0, 1)},
+    }
     page = report.write_report(tmp_path, gathered(rows), profiles(), rows, result).read_text()
-    assert "1 of 2 trainings had not levelled off" in page
+    assert "1 of 2 trainings had not levelled off" in page and "metabolic -0.5 %" in page
     assert "moves reductions with the device by up to 1.00 points" in page
     assert "at least as good as bursts" in page
 
@@ -389,7 +408,9 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def test_the_whole_command_small(walker, quick_compiles, tmp_path, capsys):
+def test_the_whole_command_small(walker, quick_compiles, tmp_path, capsys, monkeypatch):
+    short = walk.WalkSettings(((1.25, 0.0),), wearers=2, seconds=1.0, settle_s=0.2, step_s=0.005)
+    monkeypatch.setattr(plateau, "SETTINGS", short)
     out, copy = tmp_path / "study", tmp_path / "pretrained"
     asked = ["--human", str(walker), "--seeds", "4", "--budget", "96", "--references", "none", "--speeds", "1.25",
              "--slopes", "0", "--wearers", "2", "--seconds", "2", "--settle", "0.2", "--step-ms", "5",
@@ -399,6 +420,9 @@ def test_the_whole_command_small(walker, quick_compiles, tmp_path, capsys):
     assert stored == json.loads((out / "summary.json").read_text())
     assert [cell["arm"] for cell in stored["cells"]] == ["none", "worn", "assisted"]
     assert stored["primary"]["metabolic_reduction_percent_low"] is None
+    ended = stored["checks"]["plateaus"]
+    assert set(ended) == {f"seed4/{arm}" for arm in ("none", "worn", "assisted")}
+    assert ended["seed4/worn"] == json.loads((copy / "seed4" / "worn" / "plateau.json").read_text())
     assert (out / "report.html").is_file() and (copy / "seed4" / "assisted" / "policy.json").is_file()
     for stage in ("habituation_none", "habituation_worn", "assisted_steady", "none", "worn", "assisted"):
         rows = (out / "seed4" / stage / "log.jsonl").read_text().splitlines()

@@ -68,14 +68,6 @@ class Spread:
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Plateau:
-    """Whether a learning curve has levelled off, and its relative change over the window (signed)."""
-
-    reached: bool
-    relative_change: float
-
-
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's t interval of the mean of independent values [S], S ≥ 2."""
     x = _finite(values, 1, "values")
@@ -206,22 +198,6 @@ def at_common_speed(
     speed, y = _finite(speed_m_s, 2, "speed_m_s"), _finite(value, 2, "value")
     common = speed.mean(axis=0)
     return common, np.stack([value_at_speed(s, v, common, reach_m_s, degree) for s, v in zip(speed, y, strict=True)])
-
-
-def plateau(values: ArrayLike, last: float = 0.2, tolerance: float = 0.01) -> Plateau:
-    """Whether a curve [N] of equally spaced values changes by less than `tolerance` over its `last` share.
-
-    The change is that of a line fitted to the window, from its start to its end, relative to the window's mean: single
-    noisy points neither hide a trend nor make one.
-    """
-    curve = _finite(values, 1, "values")
-    count = round(last * curve.size)
-    if count < 3:
-        raise ValueError(f"a plateau needs at least 3 values in its last {last:.0%}, got {count} of {curve.size}")
-    window = curve[-count:]
-    slope = np.polynomial.Polynomial.fit(np.arange(count), window, 1).convert().coef[-1]
-    change = float(slope * (count - 1) / max(abs(window.mean()), 1e-12))
-    return Plateau(abs(change) < tolerance, change)
 
 
 def step_is_fine(

@@ -157,7 +157,7 @@ def _find(root: Path, seeds: list[int], references: str) -> tuple[list[int], lis
 
 def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], arms: list[str], cells: tuple) -> int:
     from mjx_exo.gait.files import write_json
-    from mjx_exo.study import checks, compare, report, summary, walk
+    from mjx_exo.study import checks, compare, plateau, report, summary, walk
 
     settings = walk.WalkSettings(
         cells, a.wearers, a.trials, a.seconds, a.settle, 1e-3 * a.step_ms, a.engine
@@ -182,7 +182,7 @@ def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], ar
     }  # fmt: skip
     result["checks"] = {
         "same_human_learning": True,
-        "plateaus": summary.plateaus(checks.read_logs(root, seeds, arms)),
+        "plateaus": plateau.read(root, seeds, arms),
         "physics_step": None if a.no_step_check else checks.step_check(root, seeds[0], settings),
         "remarks": remarks,
     }

@@ -209,6 +209,7 @@ class Stopped(Exception):
 
 def train_seed(plan: Plan, folder: Path, resume: bool, say: Callable[[str], None], command: str = "") -> None:
     """Trains whatever of a seed is not trained yet, into folder/STAGE. Raises `Stopped` after a signal."""
+    from mjx_exo.study import plateau
     from mjx_exo.teacher import load_teacher
 
     listed = stages(plan)
@@ -226,9 +227,12 @@ def train_seed(plan: Plan, folder: Path, resume: bool, say: Callable[[str], None
                 parameters = tuning.tuned(folder, stage.controller)
         say(f"seed {plan.seed}: training {number} of {len(listed)}, {stage.name}")
         origin = {"walker": walker, "human_learning": learning_hash(chain(listed, stage.name))}
-        train_stage(stage, parameters, folder / stage.name, start, origin, resume, command)
+        keep_at = plateau.update_before(chain(listed, stage.name)) if stage.name in plan.arms else 0
+        train_stage(stage, parameters, folder / stage.name, start, origin, resume, command, keep_at)
         if stage.search:
             tuning.tune(stage, folder, say)
+        if keep_at:
+            plateau.measure(folder / stage.name, plan.seed, stage.name)
 
 
 def learning_hash(trainings: Sequence[Stage]) -> str:
@@ -244,11 +248,13 @@ def train_stage(
     origin: Mapping[str, str],
     resume: bool,
     command: str = "",
+    keep_at: int = 0,
 ) -> None:
     """One training into `folder`, unless it is there already; leaves folder/policy/.
 
-    `origin` is written down with the policy: the walker's hash and that of all the human has learnt since. Raises
-    `UserError` for a training that is there with other settings, or unfinished without `resume`.
+    `origin` is written down with the policy: the walker's hash and that of all the human has learnt since. The policy
+    of update `keep_at` (0: none) is kept as well (`plateau.policy_before`). Raises `UserError` for a training that is
+    there with other settings, or unfinished without `resume`.
     """
     from mjx_exo.learning.checkpoint import as_json, check_settings
 
@@ -267,13 +273,21 @@ def train_stage(
         return
     if begun and not resume:
         raise UserError(f"{folder} holds a training that was not finished; go on with it with --resume")
-    _train(stage, parameters, folder, start, settings, begun, command)
+    _train(stage, parameters, folder, start, settings, begun, command, keep_at)
 
 
 def _train(
-    stage: Stage, parameters: Any, folder: Path, start: str, settings: dict[str, Any], begun: bool, command: str
+    stage: Stage,
+    parameters: Any,
+    folder: Path,
+    start: str,
+    settings: dict[str, Any],
+    begun: bool,
+    command: str,
+    keep_at: int,
 ) -> None:
     from mjx_exo.learning import trainer
+    from mjx_exo.study import plateau
     from mjx_exo.training_report import keep_policy
     from mjx_exo.walking.build import build_environment
 
@@ -282,6 +296,11 @@ def _train(
         from mjx_exo.controllers import ControlledEnv, ReferenceDriver
 
         env = ControlledEnv(env, ReferenceDriver(stage.controller, parameters))
+
+    def keep(moment: trainer.Moment) -> None:
+        if moment.updates == keep_at:
+            keep_policy(config, env, moment, folder, plateau.policy_before(folder).name)
+
     has_checkpoint = begun and any((folder / "checkpoints").glob("[0-9]*"))
     result = trainer.train(
         env,
@@ -292,6 +311,7 @@ def _train(
         identity=identity(config.walking),
         settings=settings,
         initial_actors=None if has_checkpoint else starting_actors(env, config, start),
+        hooks=[keep],
         options=trainer.RunOptions(resume_command=command),
     )
     if not result.finished:

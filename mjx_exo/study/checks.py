@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mjx_exo.errors import UserError
-from mjx_exo.gait import charts
-from mjx_exo.gait.files import write_bytes, write_text
+from mjx_exo.gait.files import write_bytes
 from mjx_exo.gait.statistics import reduction_percent, step_is_fine
+from mjx_exo.study import plateau
 from mjx_exo.study.arms import MAIN_ARMS, check_same_human
 from mjx_exo.study.compare import ENDPOINTS, gather
-from mjx_exo.study.summary import PLATEAU_MEASURES
 from mjx_exo.study.walk import WalkSettings, check_held_out, walk_arm
 from mjx_exo.teacher import find_policy, load_teacher
-
-LOG_ROWS = 250  # kept of a training's log beside a small policy
 
 
 def check_arms(root: Path, seeds: Sequence[int], arms: Sequence[str], settings: WalkSettings) -> list[str]:
@@ -42,17 +38,6 @@ def check_arms(root: Path, seeds: Sequence[int], arms: Sequence[str], settings: 
     if len(set(walkers)) < len(walkers):
         remarks.append("Some seeds start from the same walker, so they are not independent from the first training on.")
     return remarks
-
-
-def read_logs(root: Path, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    """The training logs of the arms that have one, by `seedS/ARM`."""
-    logs = {}
-    for seed in seeds:
-        for arm in arms:
-            path = root / f"seed{seed}" / arm / "log.jsonl"
-            if path.is_file():
-                logs[f"seed{seed}/{arm}"] = charts.read_log(path)
-    return logs
 
 
 def step_check(
@@ -91,23 +76,12 @@ def step_check(
 
 
 def export_arms(root: Path, target: Path, seeds: Sequence[int], arms: Sequence[str]) -> None:
-    """Copies what an evaluation needs, and nothing else, to target/seedS/ARM: policy, its description, a thin log."""
+    """Copies what a report needs, and nothing else, to target/seedS/ARM: policy, description, its last gains."""
     for seed in seeds:
         for arm in arms:
             source, folder = root / f"seed{seed}" / arm, target / f"seed{seed}" / arm
             policy = find_policy(source)
             for name in ("policy.npz", "policy.json"):
                 write_bytes(folder / name, (policy / name).read_bytes())
-            if (source / "log.jsonl").is_file():
-                rows = thinned(charts.read_log(source / "log.jsonl"))
-                write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def thinned(log: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """At most `LOG_ROWS` rows, means of equally many updates, of the curves that a plateau is judged by."""
-    names = [name for name in PLATEAU_MEASURES if all(row.get(name) is not None for row in log)]
-    blocks = np.array_split(np.arange(len(log)), min(LOG_ROWS, len(log)))
-    return [
-        {"env_steps": log[block[-1]]["env_steps"]} | {n: float(np.mean([log[i][n] for i in block])) for n in names}
-        for block in blocks
-    ]
+            if (source / plateau.FILE).is_file():
+                write_bytes(folder / plateau.FILE, (source / plateau.FILE).read_bytes())

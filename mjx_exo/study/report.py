@@ -80,7 +80,7 @@ def _shortcomings(summary: dict[str, Any]) -> list[str]:
     trainings = checks.get("plateaus", {})
     flat = sum(not found["reached"] for found in trainings.values())
     if flat:
-        asked = "under 1 % over the last fifth"
+        asked = "every endpoint under 1 % over the last fifth of the learning, the same people from the same starts"
         lines.append(f"{flat} of {len(trainings)} trainings had not levelled off when they ended ({asked}).")
     step = checks.get("physics_step")
     if step and not step["fine"]:
@@ -206,10 +206,8 @@ def _reference_lines(summary: dict[str, Any]) -> list[str]:
 
 def _check_lines(summary: dict[str, Any]) -> list[str]:
     checks = summary.get("checks", {})
-    flat = [name for name, found in checks.get("plateaus", {}).items() if not found["reached"]]
     lines = [
-        f"Training has levelled off (under 1 % over the last fifth): {'yes, everywhere' if not flat else 'not in '}"
-        + ", ".join(flat),
+        *_plateau_lines(checks.get("plateaus", {})),
         f"Largest speed difference between arms before the regression: "
         f"{said(summary['largest_speed_difference_m_s'], '.3f')} m/s.",
         f"Largest torque: {said(summary['largest_torque_share_of_limit'], '.1%')} of the profile's limit; largest "
@@ -220,6 +218,26 @@ def _check_lines(summary: dict[str, Any]) -> list[str]:
     if step:
         verdict = "fine" if step["fine"] else "not fine enough"
         lines.append(f"Halving the physics step at {step['cell'][0]:g} m/s, {step['cell'][1]:+g}°: {verdict}.")
+    return lines
+
+
+def _plateau_lines(plateaus: Mapping[str, Any]) -> list[str]:
+    """Whether the trainings had levelled off, and by how much each arm still changed in its last fifth."""
+    if not plateaus:
+        return ["Whether the trainings had levelled off was not measured."]
+    rising = [name for name, found in plateaus.items() if not found["reached"]]
+    where = "yes, everywhere" if not rising else f"not in {', '.join(rising)}"
+    lines = [f"Training has levelled off (every endpoint changes by under 1 % over the last fifth): {where}."]
+    for arm in dict.fromkeys(name.split("/")[-1] for name in plateaus):
+        mine = [found["relative_change"] for name, found in plateaus.items() if name.split("/")[-1] == arm]
+        mean = {
+            q: 100.0 * float(np.mean([np.nan if change[q] is None else change[q] for change in mine])) for q in mine[0]
+        }
+        lines.append(
+            f"{arm} over the last fifth, mean over seeds: "
+            + ", ".join(f"{q.replace('_', ' ')} {said(value, '+.1f')} %" for q, value in mean.items())
+            + "."
+        )
     return lines
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from mjx_exo.gait import statistics
 from mjx_exo.gait.statistics import Interval
 from mjx_exo.study import compare as c
 from mjx_exo.study.compare import ENDPOINTS, MEASURES, NAN, Comparison, Grid
 
-PLATEAU_MEASURES = ("human/reward", "activation_squared")
 DEFINITIONS = {
     "positive_joint_power_W_kg": "positive part of (muscle + passive moment) x velocity of every degree of freedom "
     "and instant, device excluded, summed, per kg of body mass",
@@ -176,23 +174,6 @@ def speed_difference(grid: Grid) -> float:
     """Largest difference of achieved speed between the main arms in a kept cell, before the regression, m/s."""
     speeds = np.stack([grid.value("speed_m_s", arm)[:, grid.kept] for arm in ("none", "worn", "assisted")])
     return float(np.ptp(speeds, axis=0).max()) if speeds.size else NAN
-
-
-def plateaus(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Per training whether its curves have levelled off; `logs` maps a name to the entries of its log.jsonl."""
-    result: dict[str, dict[str, Any]] = {}
-    for name, log in logs.items():
-        checks = {}
-        for measure in PLATEAU_MEASURES:
-            values = [entry[measure] for entry in log if entry.get(measure) is not None]
-            try:
-                found = statistics.plateau(values)
-            except ValueError:
-                checks[measure] = {"reached": False, "relative_change": NAN}
-            else:
-                checks[measure] = {"reached": found.reached, "relative_change": found.relative_change}
-        result[name] = {"reached": all(check["reached"] for check in checks.values()), "measures": checks}
-    return result
 
 
 def _said(name: str, value: Interval) -> dict[str, float]:
