@@ -61,7 +61,7 @@ def test_one_muscle_of_a_group_counts_for_its_part(walkers, policy):
 
 def test_a_body_that_is_moved_otherwise_is_refused_in_one_line(policy, walkers):
     other = build_environment(WalkingConfig(num_envs=1, threads=1, synergies="raw"))
-    with pytest.raises(UserError, match=r"\(7, 0\) and \(13, 0\); they must be the same"):
+    with pytest.raises(UserError, match=r"\(7, 0, \(\)\) and \(13, 0, \(\)\); they must be the same"):
         handed_over(policy.arrays["human"], walkers[0], other)
 
 

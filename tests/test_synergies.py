@@ -296,6 +296,30 @@ def test_an_extracted_file_is_a_basis_to_train_with(body, tmp_path):
     assert moved == [f"{backwards[3]}_l"]
 
 
+def test_a_muscle_group_may_leave_its_synergies_where_it_is_given_the_freedom(body):
+    from mjx_exo.walking.build import build_environment
+    from mjx_exo.walking.config import WalkingConfig
+
+    tied, free = (
+        build_environment(WalkingConfig(num_envs=2, threads=1, clock_freedom=0.03, muscle_freedom=freedom)).human_actions
+        for freedom in (0.0, 0.5)
+    )
+    groups = free.muscle_groups
+    assert sorted(groups) == sorted(MUSCLE_GROUPS) and free.size == tied.size + 2 * len(groups)
+    rng, leads = np.random.default_rng(0), np.array([False, True])  # in the second environment the left leg
+    action = np.zeros((2, free.size), np.float32)
+    action[:, : tied.size] = rng.normal(size=tied.size)
+    same = (free.ordered(action, leads), tied.ordered(action[:, : tied.size], leads))
+    plain = np.asarray(free.excitation(same[0]))
+    np.testing.assert_allclose(plain, tied.excitation(same[1]))
+    np.testing.assert_allclose(free.clock_bend(same[0]), tied.clock_bend(same[1]))
+    action[:, tied.size + groups.index("glutmax")] = 0.3  # of the leading leg
+    raised = np.asarray(free.excitation(free.ordered(action, leads)))
+    changed = [[body.muscle_names[i] for i in np.flatnonzero(row)] for row in np.abs(raised - plain) > 1e-6]
+    assert changed == [["glutmax_r"], ["glutmax_l"]]
+    assert np.ptp(raised - plain, axis=1) == pytest.approx(0.5 * 0.5 * 0.3, abs=1e-5)
+
+
 def test_synergies_of_another_body_are_taken_over_by_muscle_group(tmp_path):
     large = BODIES["myolegs_abdomen"]
     muscles = [*large.muscle_groups, *large.trunk_muscles]

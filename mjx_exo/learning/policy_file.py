@@ -137,7 +137,8 @@ def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorStat
     if stored[:-1] != wanted[:-1] or stored[-1] > wanted[-1]:
         raise UserError(
             f"the {name} policy to start from has layers {stored} (inputs, hidden, actions), this run's has {wanted}; "
-            "the same are allowed, or more actions; see --ppo.actor.hidden and, for the clock, --walking.clock-freedom"
+            "the same are allowed, or more actions; see --ppo.actor.hidden, --walking.clock-freedom and "
+            "--walking.muscle-freedom"
         )
     statistics = actor.observation_statistics
     statistics = statistics.replace(

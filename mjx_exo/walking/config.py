@@ -99,6 +99,7 @@ class WalkingConfig:
     excitation_gain: float = 0.5
     pacing_per_s: float = 0.0  # how fast a walker that is too slow aims higher; 0: never
     clock_freedom: float = 0.0  # share by which the policy may bend the gait clock; 0: the clock is given
+    muscle_freedom: float = 0.0  # excitation of a muscle group by itself, relative to a synergy's; 0: synergies alone
     device: str = ""  # device profile name or path; empty: no device
     device_mode: Literal["absent", "worn", "active"] = "absent"
     wearers: int = 1  # 1: the published body itself; more: drawn from `wearer_range`

@@ -42,11 +42,14 @@ def handed_over(arrays: dict[str, Any], before: WalkingEnv, after: WalkingEnv) -
     """
     old, new = input_names(before), input_names(after)
     bodies = f"{before.engine.body.name} to {after.engine.body.name}"
-    moved_by = [(env.human_actions.synergies, env.walkers.trunk_muscles) for env in (before, after)]
+    moved_by = [
+        (env.human_actions.synergies, env.walkers.trunk_muscles, env.human_actions.muscle_groups)
+        for env in (before, after)
+    ]
     if moved_by[0] != moved_by[1]:
         raise UserError(
-            f"a walker cannot be handed over from {bodies}: (synergies of a leg, trunk muscles of a side) are "
-            f"{moved_by[0]} and {moved_by[1]}; they must be the same"
+            f"a walker cannot be handed over from {bodies}: (synergies of a leg, trunk muscles of a side, free "
+            f"muscle groups) are {moved_by[0]} and {moved_by[1]}; they must be the same"
         )
     known = {feature for feature, _, _ in old}
     strange = [feature for feature, _, _ in new if feature not in known]
