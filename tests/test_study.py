@@ -90,9 +90,23 @@ def test_the_human_learns_the_same_in_every_arm():
         assert config.walking.strict == paid  # effort counts for more; everything else is the walker's
 
 
-def test_everybody_looks_as_far_ahead_as_the_walker_did():
+def test_everybody_looks_as_far_ahead_as_the_walker_did_and_the_device_no_further_than_it_acts():
     far = WALK.ppo.of("human").discount
-    assert {stage.config.ppo.of("human").discount for stage in arms.stages(plan())} == {far}
+    for stage in arms.stages(plan()):
+        human, exo = stage.config.ppo.of("human"), stage.config.ppo.of("exo")
+        assert human.discount == far
+        assert 0.02 / (1.0 - exo.discount) < 0.5  # s, decisions being 20 ms apart
+
+
+def test_a_study_asks_for_walking_within_what_its_walker_was_asked():
+    own = WALK.walking.command
+    for stage in arms.stages(plan()):
+        asked = stage.config.walking.command
+        assert asked.speed_m_s == arms.SPEED_M_S and asked.slope_rad == arms.SLOPE_RAD
+        assert asked.stand_share < own.stand_share and asked.resample_s > own.resample_s
+        assert asked.push_n == own.push_n and asked.aside_m == own.aside_m
+    quick = arms.stages(plan(base=QUICK))[0].config.walking.command  # knows one speed, no slope, no standing
+    assert quick == QUICK.walking.command
 
 
 def test_only_the_device_learns_on_a_steady_person_and_mass_comes_first():

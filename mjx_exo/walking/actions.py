@@ -33,7 +33,9 @@ class HumanActions:
         muscles = np.array(engine.body.muscle_groups)
         groups = tuple(dict.fromkeys(engine.body.muscle_groups)) if config.muscle_freedom > 0 else ()
         self.muscle_groups = groups
-        self._alone = config.muscle_freedom * jnp.asarray(muscles == np.array(groups, muscles.dtype)[:, None], jnp.float32)  # [G, M]
+        self._alone = config.muscle_freedom * jnp.asarray(
+            muscles == np.array(groups, muscles.dtype)[:, None], jnp.float32
+        )  # [G, M]
         self._clock = 2 * basis.size + 2 * trunk_muscles  # the clock's column
         self._free = self._clock + (config.clock_freedom > 0)  # the first muscle group's
         self.size = self._free + 2 * len(groups)

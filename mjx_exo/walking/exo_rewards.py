@@ -16,9 +16,10 @@ from jax import Array
 
 from mjx_exo.walking.commands import standing
 
-TERMS = ("metabolic", "joint_power", "relief", "heat", "agreement", "smoothness", "standing", "alive")
+TERMS = ("metabolic", "activation", "joint_power", "relief", "heat", "agreement", "smoothness", "standing", "alive")
 
 _METABOLIC = -0.6  # per W/kg that all muscles together spend
+_ACTIVATION = 0.0  # per mean activation of all muscles, each counting alike
 _JOINT_POWER = -0.15  # per W/kg of positive biological joint power
 _RELIEF = 12.0  # per (Nm/kg)² of device torque times biological hip moment, both hips together
 _HEAT = -30.0  # per (Nm/kg)² of squared device torque, both hips together: what a motor loses grows with its square
@@ -44,6 +45,7 @@ def reward_terms(
     torque_nm_kg = after.physics.exo_torque_nm / body_mass_kg[:, None]
     return {
         "metabolic": _METABOLIC * jnp.minimum(metabolic_w_kg, _METABOLIC_W_KG),
+        "activation": _ACTIVATION * after.physics.activation.mean(-1),
         "joint_power": _JOINT_POWER * readings.positive_power_w.sum(-1) / body_mass_kg,
         "relief": _RELIEF * (torque_nm_kg * hip_moment_nm_kg).sum(-1),
         "heat": _HEAT * (torque_nm_kg**2).sum(-1),
