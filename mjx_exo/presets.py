@@ -75,6 +75,9 @@ WALK = TrainConfig(
 )
 
 _DEVICE = "hip_3200g"
+# What a torque does to a person shows within a quarter of a second; what comes later is noise to its device. With a
+# steady person, 0.8 million steps of a study's device took 0.5 % off the metabolic rate at 0.985, and 3.3 % at 0.93.
+EXO_DISCOUNT = 0.93
 # The person gets used to the device's weight first, then the device learns on a steady person, then both learn.
 WORN = dataclasses.replace(
     WALK,
@@ -105,7 +108,14 @@ ASSIST = dataclasses.replace(
                 noise_falls_latest=0.0,
             ),
             # Quiet too soon, a device stays weak: smooth torque is rewarded, and noise is not smooth.
-            "exo": ActorConfig(std_start=0.3, std_end=0.15, std_floor_share=0.8, kl_target=0.03, hidden=(128, 64)),
+            "exo": ActorConfig(
+                std_start=0.3,
+                std_end=0.15,
+                std_floor_share=0.8,
+                kl_target=0.03,
+                hidden=(128, 64),
+                discount=EXO_DISCOUNT,
+            ),
         },
     ),
 )

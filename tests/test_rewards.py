@@ -91,4 +91,6 @@ def test_a_device_is_paid_for_the_moment_it_takes_over_and_not_for_pushing_again
     assert set(helps) == set(exo_rewards.TERMS)
     strong = exo_parts((0.2, -0.4), (0.5, -0.5))
     np.testing.assert_allclose(strong["heat"], 4.0 * helps["heat"], rtol=1e-6)  # twice the torque, four times the loss
-    assert helps["heat"][0] < 0.0 and helps["metabolic"][0] < 0.0
+    assert helps["heat"][0] < 0.0 and helps["metabolic"][0] < 0.0 and helps["activation"][0] < 0.0
+    costs = sum(float(helps[name][0]) for name in ("metabolic", "activation", "joint_power", "heat", "smoothness"))
+    assert helps["alive"][0] + costs > 0.0  # or falling early would pay

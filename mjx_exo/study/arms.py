@@ -21,7 +21,7 @@ import numpy as np
 
 from mjx_exo.errors import UserError
 from mjx_exo.learning.config import ActorConfig, PPOConfig, settings_hash
-from mjx_exo.presets import TrainConfig, identity
+from mjx_exo.presets import EXO_DISCOUNT, TrainConfig, identity
 from mjx_exo.walking.config import CommandConfig, CurriculumConfig
 from mjx_exo.walking.reference_controllers import REFERENCE_CONTROLLERS
 
@@ -45,9 +45,6 @@ STAND_SHARE, RETRY_SHARE, RESAMPLE_S = 0.15, 0.3, 5.0  # at most; at most; at le
 # Exploration noise of the device: until the person adapts to it, and at the end. With 0.3 falling to 0.1 on a steady
 # person, a device was at 1.2 Nm after 0.8 million steps; with 0.5 it was at 6.
 EXO_STD, EXO_STD_END = 0.5, 0.15
-# What a torque does to a person shows within a quarter of a second; what comes later is noise to its device. On one
-# seed's steady person, 0.8 million steps took 0.5 % off the metabolic rate at 0.985, and 3.3 % at 0.93.
-EXO_DISCOUNT = 0.93
 _ARM_FIELDS = ("device", "device_mode")  # of a walking configuration: what an arm is
 
 
