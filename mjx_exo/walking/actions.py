@@ -2,7 +2,8 @@
 
 Synergies are a prior, and what is learnt with them cannot leave them: who has to excite the gluteus maximus along with
 the vasti cannot let a device take over the one and go on with the other. `muscle_freedom` opens a column per muscle
-group of a leg, added to what the synergies ask for.
+group of a leg, added to what the synergies ask for. In a first trial (0.5, one seed, one pair of arms of a study), hip
+muscles were 4.7 % less active with a device than without, and 2.9 % with synergies alone.
 """
 
 from __future__ import annotations
