@@ -204,6 +204,13 @@ def test_the_divergence_asked_for_falls_with_the_noise() -> None:
     assert after == pytest.approx([1e-3, 1e-3, 1e-3 / 1.5])
 
 
+def test_the_step_size_may_fall_to_zero_at_the_end_of_a_run():
+    config = ActorConfig(rate_fall_share=0.25)
+    left = [float(losses.rate_left(config, jnp.float32(progress))) for progress in (0.0, 0.75, 0.875, 1.0)]
+    assert left == pytest.approx([1.0, 1.0, 0.5, 0.0])
+    assert float(losses.rate_left(ActorConfig(), jnp.float32(1.0))) == 1.0
+
+
 def test_noise_waits_for_long_episodes_or_a_late_hour() -> None:
     config = ActorConfig(noise_falls_after_s=7.0, noise_falls_latest=0.6, noise_fall_share=0.25)
 

@@ -77,13 +77,14 @@ def test_the_human_learns_the_same_in_every_arm():
     assert set(learning) == {"none", "worn", "assisted", *arms.REFERENCE_ARMS}
     humans = {name: [arms.human_settings(c) for c in configs] for name, configs in learning.items()}
     assert all(human == humans["none"] for human in humans.values())
-    # Two trainings, the budget between them, a constant step size, strict from the start.
+    # Two trainings, the budget between them, one schedule of the step size, strict from the start.
     first, second = learning["assisted"]
     total = first.ppo.total_steps + second.ppo.total_steps
     assert total == 600_000
     for config in (first, second):
         rate = config.ppo.of("human").learning_rate
         assert config.ppo.of("human").learning_rate_bounds == (rate, rate)
+        assert config.ppo.of("human").rate_fall_share == (arms.RATE_FALL_SHARE if config is second else 0.0)
         assert config.walking.curriculum.start_episode_s == 0 and config.walking.curriculum.rise_updates == 1
         assert config.walking.loose == WALK.walking.loose
         paid = dataclasses.replace(WALK.walking.strict, metabolic=arms.METABOLIC, effort=arms.EFFORT)

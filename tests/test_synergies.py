@@ -301,7 +301,9 @@ def test_a_muscle_group_may_leave_its_synergies_where_it_is_given_the_freedom(bo
     from mjx_exo.walking.config import WalkingConfig
 
     tied, free = (
-        build_environment(WalkingConfig(num_envs=2, threads=1, clock_freedom=0.03, muscle_freedom=freedom)).human_actions
+        build_environment(
+            WalkingConfig(num_envs=2, threads=1, clock_freedom=0.03, muscle_freedom=freedom)
+        ).human_actions
         for freedom in (0.0, 0.5)
     )
     groups = free.muscle_groups

@@ -24,6 +24,9 @@ class ActorConfig:
     """Adam step size of the policy at the start; steered by the KL divergence afterwards."""
     learning_rate_bounds: tuple[float, float] = (1e-5, 2e-3)
     """Lowest and highest policy step size that the steering may choose."""
+    rate_fall_share: float = 0.0
+    """Share of the run (0..1) at whose end the policy's step size falls to zero, linearly and on top of the steering:
+    the last updates then wander less about what they have found. 0: never."""
     value_learning_rate: float = 5e-4
     """Adam step size of the value network, constant."""
     kl_target: float = 0.012
@@ -73,7 +76,7 @@ class ActorConfig:
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         _require("kl_factor", self.kl_factor, self.kl_factor > 1, "above 1")
         _require("clip", self.clip, 0 < self.clip < 1, "between 0 and 1")
-        for name in ("discount", "gae_lambda", "noise_falls_latest", "learns_from", "value_first"):
+        for name in ("discount", "gae_lambda", "noise_falls_latest", "learns_from", "value_first", "rate_fall_share"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
         _require("noise_fall_share", self.noise_fall_share, 0 < self.noise_fall_share <= 1, "above 0, at most 1")
         _require("std_floor_share", self.std_floor_share, 0 < self.std_floor_share <= 1, "above 0, at most 1")

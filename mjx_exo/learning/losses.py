@@ -79,6 +79,13 @@ def steer(config: ActorConfig, learning_rate: jax.Array, kl: jax.Array, noise_fa
     return jnp.clip(steered, *config.learning_rate_bounds)
 
 
+def rate_left(config: ActorConfig, progress: jax.Array) -> jax.Array:
+    """Share of the policy's step size that is left at `progress` (0..1) of the run."""
+    if config.rate_fall_share == 0.0:
+        return jnp.ones_like(progress)
+    return jnp.clip((1.0 - progress) / config.rate_fall_share, 0.0, 1.0)
+
+
 def noise_ceiling(config: ActorConfig, fallen: jax.Array) -> jax.Array:
     """Largest standard deviation of the actions when the noise has fallen by that share (0..1), geometrically."""
     return config.std_start * (config.std_end / config.std_start) ** fallen

@@ -223,7 +223,7 @@ class PPO:
         data, value_stats = self._targets(spec, actor, batch)
         size = self.steps_per_update // self.config.minibatches
         waits = batch.stats["progress"] < config.value_first
-        rate = jnp.where(waits, 0.0, actor.learning_rate)
+        rate = jnp.where(waits, 0.0, actor.learning_rate * losses.rate_left(config, batch.stats["progress"]))
 
         def gradient_step(carry: Any, minibatch: dict[str, jax.Array]) -> tuple[Any, Stats]:
             policy_params, value_params, policy_optimizer, value_optimizer = carry

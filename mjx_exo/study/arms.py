@@ -2,8 +2,9 @@
 
 From one trained walker per seed, every arm takes the same two steps of human learning: getting used to what is worn
 (nothing, or the device with its motors off), then the arm itself. The device learns on a steady person in between;
-nobody's human learns there. Strictness is full and every command is asked from the first update on, noise and step
-size of the human are constant, so neither reward nor schedule can drift apart with how well an arm happens to walk.
+nobody's human learns there. Strictness is full and every command is asked from the first update on, the noise of the
+human is constant and its step size follows the updates alone, so neither reward nor schedule can drift apart with how
+well an arm happens to walk.
 `check_same_human` holds this on the configurations, those asked for and those stored.
 """
 
@@ -36,9 +37,12 @@ SEARCH_SHARE = 1.0 / 3.0  # of the budget: co-adaptation to all candidates of a 
 # sought power, people saved 3.5 % of the metabolic rate at −0.2 and −6; at −0.8 and −12, after 1.6 million steps more,
 # 4.8 %. Not measured apart from those steps.
 METABOLIC, EFFORT = -1.5, -12.0
-# Exploration noise and step size of the human, constant. At 0.06 and 4e-5, where a walker's learning ends, 2.5 million
+# Exploration noise and step size of the human. At 0.06 and 4e-5, where a walker's learning ends, 2.5 million
 # steps took 0.4 % off what walking costs without a device: too little to find out what a device is good for.
 STD, LEARNING_RATE = 0.1, 1e-4
+# In the second half of an arm's own training both step sizes fall to zero: without that, activation differed by 2 to
+# 3 % between trainings that differed in nothing but chance.
+RATE_FALL_SHARE = 0.5
 # Everybody walks on, mostly: a walker that learns to stand, start and stop spends half of its commands on that.
 SPEED_M_S, SLOPE_RAD = (0.6, 1.8), (math.radians(-5.0), math.radians(7.0))  # as far as the walker's own ranges go
 STAND_SHARE, RETRY_SHARE, RESAMPLE_S = 0.15, 0.3, 5.0  # at most; at most; at least
@@ -102,26 +106,33 @@ def stages(plan: Plan) -> tuple[Stage, ...]:
         Stage(used_to["none"], first, _config(plan, "absent", habituation, 1)),
         Stage(used_to["worn"], first, _config(plan, "worn", habituation, 1)),
         Stage("assisted_steady", used_to["worn"], _config(plan, "active", plan.budget * DEVICE_SHARE, 2, steady=True)),
-        Stage("none", used_to["none"], _config(plan, "absent", own, 3)),
-        Stage("worn", used_to["worn"], _config(plan, "worn", own, 3)),
-        Stage("assisted", "assisted_steady", _config(plan, "active", own, 3)),
+        Stage("none", used_to["none"], _config(plan, "absent", own, 3, last=True)),
+        Stage("worn", used_to["worn"], _config(plan, "worn", own, 3, last=True)),
+        Stage("assisted", "assisted_steady", _config(plan, "active", own, 3, last=True)),
     ]
     for name in plan.references:
         search = _config(plan, "active", plan.budget * SEARCH_SHARE, 2)
         listed.append(Stage(f"{name}_search", used_to["worn"], search, name, search=True))
-        listed.append(Stage(name, used_to["worn"], _config(plan, "active", own, 3), name))
+        listed.append(Stage(name, used_to["worn"], _config(plan, "active", own, 3, last=True), name))
     return tuple(listed)
 
 
 def _config(
-    plan: Plan, mode: str, steps: float, part: int, steady: bool = False, value_only: bool = False
+    plan: Plan,
+    mode: str,
+    steps: float,
+    part: int,
+    steady: bool = False,
+    value_only: bool = False,
+    last: bool = False,
 ) -> TrainConfig:
-    base = plan.base
+    base, falls = plan.base, RATE_FALL_SHARE if last else 0.0
     human = ActorConfig(
         hidden=base.ppo.of("human").hidden,
         discount=base.ppo.of("human").discount,
         learning_rate=LEARNING_RATE,
         learning_rate_bounds=(LEARNING_RATE, LEARNING_RATE),
+        rate_fall_share=falls,
         std_start=STD,
         std_end=STD,
         std_floor_share=1.0,
@@ -132,6 +143,7 @@ def _config(
     exo = ActorConfig(
         hidden=(128, 64),
         discount=EXO_DISCOUNT,
+        rate_fall_share=falls,
         std_start=EXO_STD,
         std_end=EXO_STD if steady else EXO_STD_END,
         std_floor_share=0.8,
