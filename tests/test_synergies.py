@@ -300,11 +300,9 @@ def test_a_muscle_group_may_leave_its_synergies_where_it_is_given_the_freedom(bo
     from mjx_exo.walking.build import build_environment
     from mjx_exo.walking.config import WalkingConfig
 
+    task = WalkingConfig(num_envs=2, threads=1, clock_freedom=0.03)
     tied, free = (
-        build_environment(
-            WalkingConfig(num_envs=2, threads=1, clock_freedom=0.03, muscle_freedom=freedom)
-        ).human_actions
-        for freedom in (0.0, 0.5)
+        build_environment(dataclasses.replace(task, muscle_freedom=freedom)).human_actions for freedom in (0.0, 0.5)
     )
     groups = free.muscle_groups
     assert sorted(groups) == sorted(MUSCLE_GROUPS) and free.size == tied.size + 2 * len(groups)
