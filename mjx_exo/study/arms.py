@@ -40,8 +40,8 @@ METABOLIC, EFFORT = -1.5, -12.0
 # Exploration noise and step size of the human. At 0.06 and 4e-5, where a walker's learning ends, 1.7 million steps took
 # 0.6 % off the metabolic rate without a device: too little to find out what a device is good for.
 STD, LEARNING_RATE = 0.1, 1e-4
-# In the second half of an arm's own training the policies' step sizes fall to zero: without that, people without a device
-# and with it switched off changed their activation by 1.8 and 1.6 % in the last fifth (one seed).
+# In the second half of an arm's own training the policies' step sizes fall to zero: without that, people without a
+# device and with it switched off changed their activation by 1.8 and 1.6 % in the last fifth (one seed).
 RATE_FALL_SHARE = 0.5
 # Everybody walks on, mostly: a walker that learns to stand, start and stop spends half of its commands on that.
 SPEED_M_S, SLOPE_RAD = (0.6, 1.8), (math.radians(-5.0), math.radians(7.0))  # as far as the walker's own ranges go
