@@ -25,9 +25,9 @@ class ActorConfig:
     learning_rate_bounds: tuple[float, float] = (1e-5, 2e-3)
     """Lowest and highest policy step size that the steering may choose."""
     rate_fall_share: float = 0.0
-    """Share of the run (0..1) at whose end the policy's step size falls to zero, linearly: the last updates then
-    wander less about what they have found. It multiplies the steered one, which rises to its upper bound meanwhile,
-    because small steps diverge little. 0: never."""
+    """Share of the run (0..1) at whose end the policy's step size falls to zero, linearly: the last updates then wander
+    less about what they have found. It multiplies the steered one, which rises to its upper bound meanwhile, because
+    small steps diverge little. 0: never."""
     value_learning_rate: float = 5e-4
     """Adam step size of the value network, constant."""
     kl_target: float = 0.012
