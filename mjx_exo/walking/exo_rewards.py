@@ -5,10 +5,10 @@ person's effort cannot say before the person has adapted: muscles that have got 
 is left over, m − τ for a hip that needs m, so the squared moment falls by 2·m·τ for a small torque. Paid for power and
 squared activations alone, a device pushed as hard as it could in the direction of motion, in late stance against the
 hip flexors, and these worked harder than without it. What muscles spend and how active they are is worth the more, the
-less noise it drowns in: a device that looks a second and more ahead (`discount`) learns little from either. In trials on
-one seed, with half this price of metabolic rate, none of activation and more paid for power, people saved 4.7 % of the
-metabolic rate and 2 % of the activation, and their hip muscles were 5 % more active than without a device; with both
-prices, and `agreement` at 2, all three fell: by 5.1, 6 and 4 %. Not measured one by one.
+less noise it drowns in: a device that looks a second and more ahead (`discount`) learns little from either. In trials
+on one seed, with half this price of metabolic rate, none of activation and more paid for power, people saved 4.7 % of
+the metabolic rate and 2 % of the activation, and their hip muscles were 5 % more active than without a device; with
+both prices, and `agreement` at 2, all three fell: by 5.1, 6 and 4 %. Not measured one by one.
 """
 
 from __future__ import annotations
