@@ -177,9 +177,20 @@ def test_wearers_of_the_evaluation_are_strangers():
 
 
 def test_the_search_takes_the_cheapest_candidate_that_does_not_fall():
-    assert tuning.choose(np.array([3.0, 2.0, 2.5]), np.array([0.0, 0.2, 0.05])) == 2
-    assert tuning.choose(np.array([3.0, np.nan, 2.5]), np.array([0.0, 0.0, 0.0])) == 2
-    assert tuning.choose(np.array([3.0, 2.0]), np.array([0.3, 0.2])) == 1
+    rates = np.repeat([[3.0], [2.0], [2.5]], 20, axis=1)
+    fell = np.zeros((3, 20), bool)
+    fell[1, :4] = fell[2, 0] = True
+    assert tuning.choose(np.where(fell, np.nan, rates), fell) == 2
+    fell[0, :5] = True  # both fall too often now
+    assert tuning.choose(np.where(fell, np.nan, rates)[:2], fell[:2]) == 1
+
+
+def test_the_search_is_not_deceived_by_a_fall_where_walking_is_costly():
+    rates = np.linspace(3.0, 9.0, 20) + np.array([[0.0], [0.1]])
+    fell = np.zeros((2, 20), bool)
+    fell[1, -1] = True
+    rates[fell] = np.nan
+    assert np.nanmean(rates[1]) < rates[0].mean() and tuning.choose(rates, fell) == 0
 
 
 def test_candidates_take_turns_over_the_environments():
@@ -247,8 +258,19 @@ def test_a_wearer_who_falls_in_one_arm_is_left_out_in_all():
 
 def test_benefit_that_grows_with_speed_is_measured_within_slopes():
     grid = gathered(made_up_rows(growth=10.0))
-    found = compare.benefit_per_m_s(grid, compare.compare(grid, "none", "assisted"), "metabolic")
+    compared = compare.compare(grid, "none", "assisted")
+    found = compare.benefit_per_m_s(grid, compared, compared.reduction["metabolic"])
     assert abs(found.mean - 10.0) < 0.2 and found.low > 0
+
+
+def test_the_same_share_saved_of_a_costlier_walk_is_more():
+    grid = gathered(made_up_rows())
+    compared = compare.compare(grid, "none", "assisted")
+    share = compare.benefit_per_m_s(grid, compared, compared.reduction["metabolic"])
+    saving = compare.benefit_per_m_s(grid, compared, compared.saving["metabolic"])
+    cost = compare.benefit_per_m_s(grid, compared, grid.value("metabolic_W_kg", "none"))
+    assert abs(share.mean) < 0.2
+    assert saving.low > 0 and abs(saving.mean - 0.08 * cost.mean) < 0.05 * cost.mean
 
 
 def test_the_best_cell_is_chosen_on_other_seeds_than_it_is_reported_on():

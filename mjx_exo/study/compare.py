@@ -116,13 +116,15 @@ def _per_metre(row: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two arms at equal speed. `reduction` maps a question to percent [S, C], nan in cells left out."""
+    """Two arms at equal speed. `reduction` maps a question to percent [S, C], nan in cells left out; `saving` to the
+    same in the measure's own unit."""
 
     baseline: str
     other: str
     kept: np.ndarray  # [C] bool
     speed_m_s: Floats  # [S, C] common speed
     reduction: Mapping[str, Floats]
+    saving: Mapping[str, Floats]
     left_out: Mapping[int, str]  # cell → why, beyond the grid's own cells
 
 
@@ -132,7 +134,7 @@ def compare(grid: Grid, baseline: str, other: str) -> Comparison:
     shape = (len(grid.seeds), len(grid.cells))
     speed = np.stack([grid.value("speed_m_s", arm) for arm in (baseline, other)], axis=1)  # [S, 2, C]
     common = np.full(shape, NAN)
-    reduction = {name: np.full(shape, NAN) for name in MEASURES}
+    reduction, saving = ({name: np.full(shape, NAN) for name in MEASURES} for _ in range(2))
     for slope in sorted({slope for _, slope in grid.cells}):
         mine = np.array([i for i, cell in enumerate(grid.cells) if cell[1] == slope and kept[i]], int)
         if not mine.size:
@@ -144,12 +146,13 @@ def compare(grid: Grid, baseline: str, other: str) -> Comparison:
                     pair = np.stack([grid.value(measure, arm)[s, mine] for arm in (baseline, other)])
                     first, second = at_equal_speed(speed[s][:, mine], pair)
                     reduction[name][s, mine] = statistics.reduction_percent(first, second)
+                    saving[name][s, mine] = first - second
         except ValueError as error:
             for i in mine:
                 kept[i], left_out[int(i)] = False, str(error)
-            for values in (common, *reduction.values()):
+            for values in (common, *reduction.values(), *saving.values()):
                 values[:, mine] = NAN
-    return Comparison(baseline, other, kept, common, reduction, left_out)
+    return Comparison(baseline, other, kept, common, reduction, saving, left_out)
 
 
 def at_equal_speed(speed_m_s: Floats, value: Floats) -> Floats:
@@ -194,13 +197,13 @@ def best_cell(comparison: Comparison) -> tuple[int, tuple[int, ...], tuple[int, 
     return best.cell, best.choosing, best.reporting
 
 
-def benefit_per_m_s(grid: Grid, comparison: Comparison, question: str) -> Interval:
-    """Percentage points of reduction per m/s, fitted within seeds with a level of its own for every slope."""
+def benefit_per_m_s(grid: Grid, comparison: Comparison, benefit: Floats) -> Interval:
+    """Growth per m/s of a `reduction` or `saving` [S, C], fitted within seeds with a level of its own per slope."""
     x, y = [], []
     for slope in sorted({slope for _, slope in grid.cells}):
         mine = [i for i, cell in enumerate(grid.cells) if cell[1] == slope and comparison.kept[i]]
         if len(mine) > 1:
-            speed, value = comparison.speed_m_s[:, mine], comparison.reduction[question][:, mine]
+            speed, value = comparison.speed_m_s[:, mine], benefit[:, mine]
             x.append(speed - speed.mean(axis=1, keepdims=True))
             y.append(value - value.mean(axis=1, keepdims=True))
     if not x:

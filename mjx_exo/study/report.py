@@ -105,9 +105,11 @@ def _primary_lines(summary: dict[str, Any]) -> list[str]:
     kept = sum(cell["kept"] for cell in summary["cells"] if cell["arm"] == "assisted")
     total = sum(cell["arm"] == "assisted" for cell in summary["cells"])
     benefit = _pair(summary, "benefit_per_m_s")
+    saved = summary["saving_per_m_s_by_measure"]["metabolic"]
+    saving = _pair(dict(zip(("per_m_s", "per_m_s_low", "per_m_s_high"), saved, strict=True)), "per_m_s", "+.2f")
     return [
         f"Primary endpoint: assisted against no device, average over {kept} of {total} cells; 95 % intervals (seeds).",
-        f"Metabolic benefit per m/s of speed: {benefit} percentage points.",
+        f"Metabolic benefit per m/s of speed: {benefit} percentage points, {saving} W/kg.",
     ]
 
 

@@ -25,6 +25,7 @@ DEFINITIONS = {
     "best": "the cell of greatest mean of the four reductions on the first half of the seeds, reported on the rest",
     "interval": "95 %, Student's t over per-seed paired means",
     "benefit_per_m_s": "percentage points of metabolic reduction per m/s",
+    "saving_per_m_s": "what is saved, in the measure's own unit, per m/s",
 }
 
 
@@ -34,7 +35,8 @@ def summarise(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict[
     worn = c.compare(grid, "worn", "assisted")
     extension, flexion = c.lags(profiles, grid, "assisted")
     kept = grid.kept
-    growth = {name: c.benefit_per_m_s(grid, main, name) for name in MEASURES}
+    growth = {name: c.benefit_per_m_s(grid, main, main.reduction[name]) for name in MEASURES}
+    saved = {name: c.benefit_per_m_s(grid, main, main.saving[name]) for name in MEASURES}
     return {
         "primary": averages(main),
         "best": best(grid, main),
@@ -44,6 +46,7 @@ def summarise(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict[
         "exo_positive_share": positive_share(grid),
         **_said("benefit_per_m_s", growth["metabolic"]),
         "benefit_per_m_s_by_measure": {name: _triple(value) for name, value in growth.items()},
+        "saving_per_m_s_by_measure": {name: _triple(value) for name, value in saved.items()},
         "primary_by_seed": averages_by_seed(main),
         "assisted_against_worn": averages(worn),
         "assisted_against_worn_by_seed": averages_by_seed(worn),
