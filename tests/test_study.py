@@ -368,10 +368,23 @@ def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
         rows = [{"seed": seed, "arm": arm, "cell": 0, "wearer": w} | measured for w in range(WEARERS)]
         return walk.Walked(seed, arm, rows, [None])
 
-    found = checks.step_check(tmp_path, 0, settings, walked)
+    found = checks.step_check(tmp_path, [0, 1], settings, walked)
     moved = {"assisted_against_none": 1.0, "assisted_against_worn": 1.0, "worn_against_none": 0.0}
     assert found["reduction_change_points"]["metabolic"] == pytest.approx(moved)
     assert not found["fine"]
+
+    def chance(folder, seed, arm, asked):
+        """The same people with the device, a percent up for one seed and down for the other."""
+        result = walked(folder, seed, arm, dataclasses.replace(asked, step_s=settings.step_s))
+        if arm == "assisted" and asked.step_s < settings.step_s:
+            for row in result.rows:
+                row |= {m: row[m] * (1.01 - 0.02 * seed) for m in compare.ENDPOINTS.values()}
+        return result
+
+    noisy = checks.step_check(tmp_path, [0, 1], settings, chance)
+    assert noisy["fine"] and not checks.step_check(tmp_path, [0], settings, chance)["fine"]
+    by_seed = noisy["reduction_change_points_by_seed"]["metabolic"]["assisted_against_none"]
+    assert by_seed[0] == pytest.approx(-by_seed[1]) and abs(by_seed[0]) > 0.9
 
     rows = made_up_rows()
     result = summary.summarise(gathered(rows), profiles())

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+REDUCTION_POINTS = 0.3  # a physics step is fine if half of it moves no reduction by more, percentage points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +205,7 @@ def step_is_fine(
     value_at_step: ArrayLike,
     value_at_half_step: ArrayLike,
     relative: float = 0.01,
-    reduction_points: float = 0.3,
+    reduction_points: float = REDUCTION_POINTS,
 ) -> bool:
     """Whether halving the physics step changes each arm [A] by less than `relative`, and each arm's reduction against
     the first arm by less than `reduction_points` percentage points."""

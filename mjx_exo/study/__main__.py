@@ -176,6 +176,8 @@ def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], ar
             left = (time.monotonic() - began) / done * (len(seeds) * len(arms) - done)
             print(f"walked seed {seed}, {arm}: falls {falls:.1%}, {left:.0f} s left", flush=True)
     grid = compare.gather(rows, seeds, arms, cells, a.wearers)
+    if not a.no_step_check:
+        print("walking the middle cell again, with half the physics step too", flush=True)
     result = summary.summarise(grid, profiles)
     result["settings"] = {
         "wearers": a.wearers, "trials": a.trials, "seconds": a.seconds, "settle_s": a.settle, "step_ms": a.step_ms,
@@ -183,7 +185,7 @@ def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], ar
     result["checks"] = {
         "same_human_learning": True,
         "plateaus": plateau.read(root, seeds, arms),
-        "physics_step": None if a.no_step_check else checks.step_check(root, seeds[0], settings),
+        "physics_step": None if a.no_step_check else checks.step_check(root, seeds, settings),
         "remarks": remarks,
     }
     page = report.write_report(out, grid, profiles, rows, result)
