@@ -362,27 +362,27 @@ def test_summary_has_the_promised_keys_and_the_report_stands_alone(tmp_path):
 def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
     settings = walk.WalkSettings(((1.2, 0.0),), wearers=WEARERS, step_s=0.001)
 
-    def walked(folder, seed, arm, asked):
+    def walked(folder, seed, arm, asked, keep):
         factor = 1.0 - (0.04 if asked.step_s < settings.step_s else 0.03) * (arm == "assisted")
         measured = dict.fromkeys(compare.ENDPOINTS.values(), 2.0 * factor) | {"speed_m_s": 1.2, "fell": False}
         rows = [{"seed": seed, "arm": arm, "cell": 0, "wearer": w} | measured for w in range(WEARERS)]
         return walk.Walked(seed, arm, rows, [None])
 
-    found = checks.step_check(tmp_path, [0, 1], settings, walked)
+    found = checks.step_check(tmp_path, [0, 1], settings, tmp_path, walked)
     moved = {"assisted_against_none": 1.0, "assisted_against_worn": 1.0, "worn_against_none": 0.0}
     assert found["reduction_change_points"]["metabolic"] == pytest.approx(moved)
     assert not found["fine"]
 
-    def chance(folder, seed, arm, asked):
+    def chance(folder, seed, arm, asked, keep):
         """The same people with the device, a percent up for one seed and down for the other."""
-        result = walked(folder, seed, arm, dataclasses.replace(asked, step_s=settings.step_s))
+        result = walked(folder, seed, arm, dataclasses.replace(asked, step_s=settings.step_s), keep)
         if arm == "assisted" and asked.step_s < settings.step_s:
             for row in result.rows:
                 row |= {m: row[m] * (1.01 - 0.02 * seed) for m in compare.ENDPOINTS.values()}
         return result
 
-    noisy = checks.step_check(tmp_path, [0, 1], settings, chance)
-    assert noisy["fine"] and not checks.step_check(tmp_path, [0], settings, chance)["fine"]
+    noisy = checks.step_check(tmp_path, [0, 1], settings, tmp_path, chance)
+    assert noisy["fine"] and not checks.step_check(tmp_path, [0], settings, tmp_path, chance)["fine"]
     by_seed = noisy["reduction_change_points_by_seed"]["metabolic"]["assisted_against_none"]
     assert by_seed[0] == pytest.approx(-by_seed[1]) and abs(by_seed[0]) > 0.9
 

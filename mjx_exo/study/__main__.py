@@ -185,7 +185,7 @@ def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], ar
     result["checks"] = {
         "same_human_learning": True,
         "plateaus": plateau.read(root, seeds, arms),
-        "physics_step": None if a.no_step_check else checks.step_check(root, seeds, settings),
+        "physics_step": None if a.no_step_check else checks.step_check(root, seeds, settings, out / "walked"),
         "remarks": remarks,
     }
     page = report.write_report(out, grid, profiles, rows, result)

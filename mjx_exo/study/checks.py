@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,26 @@ def check_arms(root: Path, seeds: Sequence[int], arms: Sequence[str], settings: 
 
 
 def step_check(
-    root: Path, seeds: Sequence[int], settings: WalkSettings, walk: Callable[..., Any] = walk_arm
+    root: Path,
+    seeds: Sequence[int],
+    settings: WalkSettings,
+    keep: Path,
+    walk: Callable[..., Any] = walk_arm,
 ) -> dict[str, Any] | None:
     """Whether half the physics step changes anything, in the middle cell; None where somebody does not walk there.
 
     Over all seeds, as the study itself: walking is chaotic, so a few people's trials differ by more than a step's error
-    even from one rounding to the next. `reduction_change_points_by_seed` shows how much.
+    even from one rounding to the next; `reduction_change_points_by_seed` shows how much. What was walked is kept in the
+    folder `keep`.
     """
     cell = min(settings.cells, key=lambda c: abs(c[0] - 1.2) + abs(c[1]))
     values = {}
     for name, step_s in (("whole", settings.step_s), ("half", 0.5 * settings.step_s)):
         one = dataclasses.replace(settings, cells=(cell,), step_s=step_s)
-        rows = [
-            row for seed in seeds for arm in MAIN_ARMS for row in walk(root / f"seed{seed}" / arm, seed, arm, one).rows
-        ]
+        rows = []
+        for seed, arm in itertools.product(seeds, MAIN_ARMS):
+            file = keep / f"{name}_step-seed{seed}-{arm}.json"
+            rows += walk(root / f"seed{seed}" / arm, seed, arm, one, file).rows
         grid = gather(rows, seeds, MAIN_ARMS, [cell], settings.wearers)
         values[name] = {
             question: np.array([grid.value(measure, arm)[:, 0] for arm in MAIN_ARMS])
