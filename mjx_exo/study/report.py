@@ -168,11 +168,11 @@ def _timing_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def reference_table(summary: dict[str, Any]) -> TextTable:
-    """A row per reference controller."""
+    """A row per reference controller: its reductions against no device, then the learned controller against it."""
     rows = [
         [
             name,
-            _pair(found["against_none"], "metabolic_reduction_percent"),
+            *(_pair(found["against_none"], f"{question}_reduction_percent") for question in ENDPOINTS),
             _pair(found["assisted_against_it"], "metabolic_reduction_percent"),
             said(found["r_torque_with_assisted"], ".2f"),
             said(found["lag_extension_ms"], ".0f"),
@@ -180,7 +180,8 @@ def reference_table(summary: dict[str, Any]) -> TextTable:
         ]
         for name, found in summary["references"].items()
     ]
-    header = ["controller", "metabolic reduction, %", "learned against it, %", "r of torque", "extension lag, ms",
+    header = ["controller", *(f"{QUESTIONS[question]}, %" for question in ENDPOINTS),
+              "metabolic rate, learned against it, %", "r of torque", "extension lag, ms",
               "flexion lag, ms"]  # fmt: skip
     return TextTable(header, rows)
 
@@ -193,9 +194,17 @@ def _reference_section(summary: dict[str, Any]) -> Section:
 
 
 def _reference_lines(summary: dict[str, Any]) -> list[str]:
-    lines = ["Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget."]
+    lines = [
+        "Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget. Reductions are "
+        "against no device."
+    ]
     for name, found in summary["references"].items():
         better = found["cells_where_it_is_better"]
+        low, high = (found["assisted_against_it"].get(f"metabolic_reduction_percent_{end}") for end in ("low", "high"))
+        if low is not None and low < 0.0 < high:
+            lines.append(
+                f"Between {name} and the learned controller the metabolic rate differs by no more than chance."
+            )
         if found["assisted_is_at_least_as_good"] is False:
             lines.append(f"{name} is better than the learned controller on the grid.")
         elif found["assisted_is_at_least_as_good"]:
