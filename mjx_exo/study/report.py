@@ -195,8 +195,8 @@ def _reference_section(summary: dict[str, Any]) -> Section:
 
 def _reference_lines(summary: dict[str, Any]) -> list[str]:
     lines = [
-        "Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget. Reductions are "
-        "against no device."
+        "Gain and delay of each were searched, and each has a co-adaptation of its own at the same budget.",
+        "Reductions are against no device.",
     ]
     for name, found in summary["references"].items():
         better = found["cells_where_it_is_better"]
