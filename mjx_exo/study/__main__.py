@@ -158,6 +158,7 @@ def _find(root: Path, seeds: list[int], references: str) -> tuple[list[int], lis
 def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], arms: list[str], cells: tuple) -> int:
     from mjx_exo.gait.files import write_json
     from mjx_exo.study import checks, compare, plateau, report, summary, walk
+    from mjx_exo.study.arms import MAIN_ARMS
 
     settings = walk.WalkSettings(
         cells, a.wearers, a.trials, a.seconds, a.settle, 1e-3 * a.step_ms, a.engine
@@ -177,7 +178,8 @@ def _evaluate(a: argparse.Namespace, root: Path, out: Path, seeds: list[int], ar
             print(f"walked seed {seed}, {arm}: falls {falls:.1%}, {left:.0f} s left", flush=True)
     grid = compare.gather(rows, seeds, arms, cells, a.wearers)
     if not a.no_step_check:
-        print("walking the middle cell again, with half the physics step too", flush=True)
+        again = 2 * len(seeds) * len(MAIN_ARMS)
+        print(f"walking the middle cell again, {again} times, with the same and with half the physics step", flush=True)
     result = summary.summarise(grid, profiles)
     result["settings"] = {
         "wearers": a.wearers, "trials": a.trials, "seconds": a.seconds, "settle_s": a.settle, "step_ms": a.step_ms,

@@ -47,6 +47,7 @@ def step_check(
     settings: WalkSettings,
     keep: Path,
     walk: Callable[..., Any] = walk_arm,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
     """Whether half the physics step changes anything, in the middle cell; None where somebody does not walk there.
 
@@ -62,6 +63,7 @@ def step_check(
         for seed, arm in itertools.product(seeds, MAIN_ARMS):
             file = keep / f"{name}_step-seed{seed}-{arm}.json"
             rows += walk(root / f"seed{seed}" / arm, seed, arm, one, file).rows
+            say(f"walked seed {seed}, {arm}, at {1e3 * step_s:g} ms")
         grid = gather(rows, seeds, MAIN_ARMS, [cell], settings.wearers)
         values[name] = {
             question: np.array([grid.value(measure, arm)[:, 0] for arm in MAIN_ARMS])

@@ -19,15 +19,15 @@ import numpy as np
 
 from mjx_exo.errors import UserError
 from mjx_exo.gait.files import write_json
+from mjx_exo.study import compare
 from mjx_exo.study.arms import Stage
-from mjx_exo.study.compare import mean_known
 from mjx_exo.walking.reference_controllers import candidates, reference_controller
 
 TRIAL_S = 10.0
 SETTLE_S = 3.0
 SPEEDS_M_S, SLOPES_RAD = (0.8, 1.2, 1.6), (0.0, math.radians(3.0))
 WEARERS = 8
-FALL_LIMIT = 0.1  # twice the study's: who has met nine devices at once stumbles more than with a single one
+FALL_LIMIT = 2.0 * compare.FALL_LIMIT  # who has met nine devices at once stumbles more than with a single one
 
 
 def spread_candidates(name: str, num_envs: int) -> Any:
@@ -67,7 +67,7 @@ def tune(stage: Stage, folder: Path, say: Callable[[str], None], seconds: float 
     listed = candidates(stage.controller)
     metabolic, fell = walk_candidates(stage, folder / stage.name, seconds)
     best = choose(metabolic, fell)
-    means, falls = mean_known(metabolic, axis=1), fell.mean(axis=1)
+    means, falls = compare.mean_known(metabolic, axis=1), fell.mean(axis=1)
     rows = [
         row._asdict() | {"metabolic_W_kg": float(m), "fall_share": float(f)}
         for row, m, f in zip(listed, means, falls, strict=True)
