@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def step_check(
     settings: WalkSettings,
     keep: Path,
     walk: Callable[..., Any] = walk_arm,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> dict[str, Any] | None:
     """Whether half the physics step changes anything, in the middle cell; None where somebody does not walk there.
 
