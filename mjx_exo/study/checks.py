@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +47,6 @@ def step_check(
     settings: WalkSettings,
     keep: Path,
     walk: Callable[..., Any] = walk_arm,
-    say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> dict[str, Any] | None:
     """Whether half the physics step changes anything, in the middle cell; None where somebody does not walk there.
 
@@ -64,7 +62,7 @@ def step_check(
         for seed, arm in itertools.product(seeds, MAIN_ARMS):
             file = keep / f"{name}_step-seed{seed}-{arm}.json"
             rows += walk(root / f"seed{seed}" / arm, seed, arm, one, file).rows
-            say(f"walked seed {seed}, {arm}, at {1e3 * step_s:g} ms")
+            print(f"walked seed {seed}, {arm}, at {1e3 * step_s:g} ms", flush=True)
         grid = gather(rows, seeds, MAIN_ARMS, [cell], settings.wearers)
         values[name] = {
             question: np.array([grid.value(measure, arm)[:, 0] for arm in MAIN_ARMS])
