@@ -11,7 +11,7 @@ from mjx_exo.conventions import SIDES
 from mjx_exo.gait.curves import Curve
 from mjx_exo.gait.example import ASSIST_DELAY_S, normal_walking
 from mjx_exo.gait.metrics import SUMMARY_KEYS, force_measures, overall, summarise, summary
-from mjx_exo.gait.power import effort_measures, mechanical_measures, time_mean
+from mjx_exo.gait.power import activation_by_group, effort_measures, mechanical_measures, time_mean
 from mjx_exo.gait.recording import Recording
 
 
@@ -154,6 +154,8 @@ def test_effort_worked_by_hand():
     assert m["activation_mean_volume_weighted"] == pytest.approx((3 * 0.2 + 0.6) / 4)
     assert m["metabolic_W_kg"] == pytest.approx(3.0)  # (100 + 40 + 70) W / 70 kg
     assert m["cot_J_kg_m"] == pytest.approx(2.0)
+    by_group = activation_by_group(swinging(), (1.0, 3.0))
+    assert by_group == pytest.approx(dict(zip(swinging().groups(), (0.2, 0.6), strict=True)))
 
 
 def test_time_mean_takes_ends_between_samples():

@@ -357,6 +357,26 @@ def test_summary_has_the_promised_keys_and_the_report_stands_alone(tmp_path):
     assert 'src="data:image/png' in text and "http" not in text
     for name in ("cells.csv", "reductions.csv", "trials.csv", "torque.csv", "bars.png", "torque.png"):
         assert (tmp_path / name).stat().st_size > 0
+    assert "Muscle by muscle" not in text  # nobody measured any
+
+
+def test_what_the_device_does_to_each_muscle_group(tmp_path):
+    rows = made_up_rows(slower={"assisted": 0.05})
+    for row in rows:
+        if not row["fell"]:  # the vasti as everything else, the iliopsoas the other way round
+            own = row["activation_mean"]
+            row |= {f"{compare.ACTIVATION_OF}vasti": own, f"{compare.ACTIVATION_OF}iliopsoas": own**-1.0}
+    grid = gathered(rows)
+    assert grid.muscle_groups == ("vasti", "iliopsoas")
+    result = summary.summarise(grid, profiles())
+    found = result["muscle_groups"]
+    for arm in ("worn", "assisted", "bursts"):
+        mean = found["vasti"][f"{arm}_reduction_percent"]
+        assert mean == pytest.approx(TRUE[arm], abs=0.1)
+        assert found["vasti"][f"{arm}_reduction_percent_low"] <= mean + 1e-9
+        assert found["iliopsoas"][f"{arm}_reduction_percent"] == pytest.approx(100 * (1 - 1 / (1 - mean / 100)), abs=0.3)
+    page = report.write_report(tmp_path, grid, profiles(), rows, result).read_text()
+    assert "Across the hip: iliopsoas." in page and (tmp_path / "muscles.png").stat().st_size > 0
 
 
 def test_half_the_step_is_judged_by_what_it_does_to_the_reductions(tmp_path):
@@ -470,6 +490,7 @@ def test_the_whole_command_small(walker, quick_compiles, tmp_path, capsys, monke
     assert stored == json.loads((out / "summary.json").read_text())
     assert [cell["arm"] for cell in stored["cells"]] == ["none", "worn", "assisted"]
     assert stored["primary"]["metabolic_reduction_percent_low"] is None
+    assert {"iliopsoas", "glutmax", "soleus"} <= set(stored["muscle_groups"])
     ended = stored["checks"]["plateaus"]
     assert set(ended) == {f"seed4/{arm}" for arm in ("none", "worn", "assisted")}
     assert ended["seed4/worn"] == json.loads((copy / "seed4" / "worn" / "plateau.json").read_text())

@@ -93,6 +93,14 @@ def mechanical_measures(recording: Recording, span_s: tuple[float, float]) -> di
     return measures
 
 
+def activation_by_group(recording: Recording, span_s: tuple[float, float]) -> dict[str, float]:
+    """Mean activation of every muscle group over `span_s`, both legs alike; empty where activation is not known."""
+    if recording.activation is None:
+        return {}
+    each, groups = time_mean(recording.time_s, recording.activation, span_s), np.array(recording.groups())
+    return {group: float(each[groups == group].mean()) for group in dict.fromkeys(groups.tolist())}
+
+
 def effort_measures(recording: Recording, span_s: tuple[float, float]) -> dict[str, float]:
     """Muscle effort and metabolic cost over `span_s`.
 

@@ -37,6 +37,8 @@ FURTHER = {
 }
 """The same questions answered another way, reported beside them."""
 MEASURES = {**ENDPOINTS, **FURTHER}
+ACTIVATION_OF = "activation_of_"
+"""The measure of a muscle group's mean activation is this and the group's name."""
 DESCRIPTIVE = (
     "speed_m_s", "cot_J_kg_m", "positive_joint_work_J_kg_m", "cadence_steps_min", "trunk_lean_deg",
     "exo_positive_share", "exo_positive_power_W_kg", "exo_negative_power_W_kg", "torque_share_of_limit",
@@ -60,6 +62,11 @@ class Grid:
     def value(self, measure: str, arm: str) -> Floats:
         """[S, C] means over wearers."""
         return mean_known(self.by_wearer[measure][:, self.arms.index(arm)], axis=-1)
+
+    @property
+    def muscle_groups(self) -> tuple[str, ...]:
+        """Those whose activation was measured."""
+        return tuple(name.removeprefix(ACTIVATION_OF) for name in self.by_wearer if name.startswith(ACTIVATION_OF))
 
     @property
     def kept(self) -> np.ndarray:
@@ -86,7 +93,8 @@ def gather(
 ) -> Grid:
     """Rows of trials (`seed`, `arm`, `cell`, `wearer`, `fell` and measures) as a `Grid`."""
     shape = (len(seeds), len(arms), len(cells), wearers)
-    names = (*MEASURES.values(), *DESCRIPTIVE)
+    of_groups = dict.fromkeys(name for row in rows for name in row if name.startswith(ACTIVATION_OF))
+    names = (*MEASURES.values(), *DESCRIPTIVE, *of_groups)
     sums, counts = {n: np.zeros(shape) for n in names}, {n: np.zeros(shape) for n in names}
     trials, falls, walked = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for row in rows:
@@ -128,13 +136,16 @@ class Comparison:
     left_out: Mapping[int, str]  # cell → why, beyond the grid's own cells
 
 
-def compare(grid: Grid, baseline: str, other: str) -> Comparison:
-    """Reductions of `other` against `baseline` in every cell that can be compared at equal speed."""
+def compare(grid: Grid, baseline: str, other: str, measures: Mapping[str, str] = MEASURES) -> Comparison:
+    """Reductions of `other` against `baseline` in every cell that can be compared at equal speed.
+
+    `measures`: question → measure of the grid.
+    """
     kept, left_out = grid.kept.copy(), {}
     shape = (len(grid.seeds), len(grid.cells))
     speed = np.stack([grid.value("speed_m_s", arm) for arm in (baseline, other)], axis=1)  # [S, 2, C]
     common = np.full(shape, NAN)
-    reduction, saving = ({name: np.full(shape, NAN) for name in MEASURES} for _ in range(2))
+    reduction, saving = ({name: np.full(shape, NAN) for name in measures} for _ in range(2))
     for slope in sorted({slope for _, slope in grid.cells}):
         mine = np.array([i for i, cell in enumerate(grid.cells) if cell[1] == slope and kept[i]], int)
         if not mine.size:
@@ -142,7 +153,7 @@ def compare(grid: Grid, baseline: str, other: str) -> Comparison:
         try:
             for s in range(len(grid.seeds)):
                 common[s, mine] = speed[s][:, mine].mean(axis=0)
-                for name, measure in MEASURES.items():
+                for name, measure in measures.items():
                     pair = np.stack([grid.value(measure, arm)[s, mine] for arm in (baseline, other)])
                     first, second = at_equal_speed(speed[s][:, mine], pair)
                     reduction[name][s, mine] = statistics.reduction_percent(first, second)

@@ -14,6 +14,7 @@ from mjx_exo.gait import charts
 from mjx_exo.gait.figures import STYLE, png
 from mjx_exo.gait.files import write_json
 from mjx_exo.gait.metrics import Condition
+from mjx_exo.gait.muscles import HIP_GROUPS
 from mjx_exo.gait.norms import PERCENT
 from mjx_exo.gait.report import Image, Section, TextTable, said, write_page
 from mjx_exo.gait.table import write_rows
@@ -30,6 +31,8 @@ QUESTIONS = {
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MOMENT_SHOWN = 0.2  # share of the hip moment that is drawn beside the device's torque
+
+_REDUCTION, _ENDS = "_reduction_percent", ("", "_low", "_high")
 
 Profiles = Mapping[tuple[int, str, int], Any]
 
@@ -56,6 +59,7 @@ def write_report(
             Image("torque", png(torque_figure(grid, profiles)),
                   f"Means over seeds and wearers; grey: the biological hip moment × {MOMENT_SHOWN:g}."),
         ]),
+        *_muscle_section(summary),
         _reference_section(summary),
         Section("Checks", _check_lines(summary)),
         Section("Definitions", [f"{name}: {text}." for name, text in summary["definitions"].items()]),
@@ -95,7 +99,7 @@ def _shortcomings(summary: dict[str, Any]) -> list[str]:
 
 
 def _pair(values: Mapping[str, Any], name: str, form: str = "+.1f") -> str:
-    mean, low, high = (values.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    mean, low, high = (values.get(f"{name}{end}") for end in _ENDS)
     if low is None or not np.isfinite(low):
         return said(mean, form)
     return f"{mean:{form}} ({low:{form}} … {high:{form}})"
@@ -184,6 +188,25 @@ def reference_table(summary: dict[str, Any]) -> TextTable:
               "metabolic rate, learned against it, %", "r of torque", "extension lag, ms",
               "flexion lag, ms"]  # fmt: skip
     return TextTable(header, rows)
+
+
+def muscle_table(summary: dict[str, Any]) -> TextTable:
+    """A row per muscle group: its activation without a device, and every other arm's reduction of it."""
+    groups = summary["muscle_groups"]
+    arms = [name.removesuffix(_REDUCTION) for name in next(iter(groups.values())) if name.endswith(_REDUCTION)]
+    rows = [
+        [group, said(found["activation_none"], ".4f"), *(_pair(found, f"{arm}{_REDUCTION}") for arm in arms)]
+        for group, found in groups.items()
+    ]
+    return TextTable(["muscle group", "activation, none", *(f"{arm.replace('_', ' ')}, %" for arm in arms)], rows)
+
+
+def _muscle_section(summary: dict[str, Any]) -> list[Section]:
+    if not summary["muscle_groups"]:
+        return []
+    crossing = ", ".join(group for group in summary["muscle_groups"] if group in HIP_GROUPS)
+    lines = [f"Reductions of mean activation against no device, over the grid. Across the hip: {crossing}."]
+    return [Section("Muscle by muscle", lines, [muscle_table(summary)], [Image("muscles", png(muscle_bars(summary)))])]
 
 
 def _reference_section(summary: dict[str, Any]) -> Section:
@@ -275,6 +298,27 @@ def bars(summary: dict[str, Any]) -> Figure:
                                                 for label in QUESTIONS.values()], fontsize=8)  # fmt: skip
         axes.set_ylabel("reduction, %")
         axes.set_title("Average over the grid, 95 % interval over seeds (dots)", loc="left")
+        figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+def muscle_bars(summary: dict[str, Any]) -> Figure:
+    """Reduction of every muscle group's activation, worn and off and assisted, and the intervals over seeds."""
+    groups = summary["muscle_groups"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for index, (arm, colour) in enumerate((("worn", "#9a9a9a"), ("assisted", COLOURS[0]))):
+            key = f"{arm}{_REDUCTION}"
+            mean, low, high = (np.array([g[f"{key}{end}"] for g in groups.values()], float) for end in _ENDS)
+            x = np.arange(len(groups)) + 0.4 * (index - 0.5)
+            axes.bar(x, np.nan_to_num(mean), 0.4, color=colour, label=f"{arm}, against no device")
+            reach = np.nan_to_num(np.stack([mean - low, high - mean]))
+            axes.errorbar(x, mean, yerr=reach, fmt="none", ecolor="#222222", capsize=3, linewidth=1)
+        axes.axhline(0.0, color="#444444", linewidth=0.8)
+        axes.set_xticks(range(len(groups)), list(groups), fontsize=8, rotation=30, ha="right")
+        axes.set_ylabel("reduction, %")
+        axes.set_title("Activation of each muscle group, 95 % interval over seeds", loc="left")
         figure.legend(loc="outside upper right", ncols=2)
     return figure
 

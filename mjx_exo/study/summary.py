@@ -52,6 +52,7 @@ def summarise(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict[
         "assisted_against_worn_by_seed": averages_by_seed(worn),
         "price_of_the_worn_mass": averages(c.compare(grid, "none", "worn")),
         "references": references(grid, profiles),
+        "muscle_groups": muscle_groups(grid),
         "wearers": spreads(grid, main),
         "excluded_cells": excluded(grid, main),
         "fall_share": {arm: _mean(grid.fall_share[:, a]) for a, arm in enumerate(grid.arms)},
@@ -146,6 +147,21 @@ def references(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict
             "lag_flexion_ms": _mean(flexion[:, grid.kept]),
             "r_torque_with_assisted": _mean(likeness[:, grid.kept]),
         }
+    return result
+
+
+def muscle_groups(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Per muscle group its mean activation without a device, and every other arm's reduction of it, over kept cells."""
+    measures = {group: f"{c.ACTIVATION_OF}{group}" for group in grid.muscle_groups}
+    result: dict[str, dict[str, Any]] = {
+        group: {"activation_none": _mean(grid.value(measure, "none")[:, grid.kept])}
+        for group, measure in measures.items()
+    }
+    for arm in grid.arms:
+        if arm != "none":
+            found = c.compare(grid, "none", arm, measures)
+            for group in measures:
+                result[group] |= _said(f"{arm}_reduction_percent", c.grid_average(found, group))
     return result
 
 

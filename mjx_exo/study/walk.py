@@ -20,10 +20,17 @@ import numpy as np
 from mjx_exo.conventions import SIDES
 from mjx_exo.errors import UserError
 from mjx_exo.gait.files import write_json
-from mjx_exo.gait.power import effort_measures, mechanical_measures, time_mean, whole_strides_s
+from mjx_exo.gait.power import (
+    activation_by_group,
+    effort_measures,
+    mechanical_measures,
+    time_mean,
+    whole_strides_s,
+)
 from mjx_exo.gait.recording import Recording
 from mjx_exo.gait.strides import Stride, find_strides, mean_speed_m_s, of_side, over_cycle
 from mjx_exo.musculoskeletal.wearer import Wearer, draw_wearers
+from mjx_exo.study.compare import ACTIVATION_OF
 from mjx_exo.walking.env import WalkingEnv
 from mjx_exo.walking.rollout import Trials, run_trials, start_walking, to_recordings
 
@@ -156,6 +163,7 @@ def _measures(env: WalkingEnv, trials: Trials, recordings: list[Recording], stri
         span = whole_strides_s(mine)
         if span is not None:
             row |= mechanical_measures(recording, span) | effort_measures(recording, span)
+            row |= {f"{ACTIVATION_OF}{group}": mean for group, mean in activation_by_group(recording, span).items()}
             power = bhargava[: recording.time_s.size, n]
             muscles = float(time_mean(recording.time_s, power, span))
             row["metabolic_bhargava_W_kg"] = (muscles + recording.metabolic_rest_w) / recording.body_mass_kg
