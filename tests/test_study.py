@@ -374,7 +374,9 @@ def test_what_the_device_does_to_each_muscle_group(tmp_path):
         mean = found["vasti"][f"{arm}_reduction_percent"]
         assert mean == pytest.approx(TRUE[arm], abs=0.1)
         assert found["vasti"][f"{arm}_reduction_percent_low"] <= mean + 1e-9
-        assert found["iliopsoas"][f"{arm}_reduction_percent"] == pytest.approx(100 * (1 - 1 / (1 - mean / 100)), abs=0.3)
+        assert found["iliopsoas"][f"{arm}_reduction_percent"] == pytest.approx(
+            100 * (1 - 1 / (1 - mean / 100)), abs=0.3
+        )
     page = report.write_report(tmp_path, grid, profiles(), rows, result).read_text()
     assert "Across the hip: iliopsoas." in page and (tmp_path / "muscles.png").stat().st_size > 0
 
