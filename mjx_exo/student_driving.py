@@ -45,6 +45,7 @@ class DrivingState:
     next_parameters: sensors.SensorParameters  # an environment takes these with its next episode
     sensor: SensingState
     stream: Stream
+    taught: Array  # [N, 2] Nm, the torque that the teacher wants, whoever drives
     fresh: Array  # [N] bool: the next tick is the first of an episode
     key: Array
     people: StandingState
@@ -82,7 +83,7 @@ class StudentDriving:
           people: columns of wearers who only stand, added by `collect` behind the N environments.
           human: who walks; None is the teacher's own.
           unassisted: who walks where nobody drives the device; None is `human`.
-          label: torque [N, 2] in Nm/kg of a teacher who knows another body; None asks the teacher.
+          label: torque [N, 2] in Nm that a teacher who knows another body aims at; None asks the teacher.
         """
         self.env, self.teacher, self.config, self.profile, self.ranges = env, teacher, config, profile, ranges
         self.human = human or teacher.policy
@@ -106,6 +107,7 @@ class StudentDriving:
             next_parameters=parameters,
             sensor=self.sensors.init(parameters, sensor_key, state),
             stream=init_stream(self.config, n),
+            taught=jnp.zeros((n, 2)),
             fresh=jnp.ones(n, bool),
             key=key,
             people=self.people.init(people_key),
@@ -119,23 +121,27 @@ class StudentDriving:
         rows: list[Tick] = []
 
         def controller(carry: tuple, moment: EnvState) -> tuple[Array, tuple]:
-            sensor, stream, key, reset = carry
+            sensor, stream, taught, key, reset = carry
             key, sense_key, start_key = jax.random.split(key, 3)
             sensor = self.sensors.reset(sensor, self.sensors.init(parameters, start_key, moment), reset)
             sensor, signals = self.sensors.step(parameters, sensor, sense_key, moment)
             stream, student = self._model.apply(params, reset_stream(stream, reset), signals, method="stream")
-            teacher = self._label(moment)
+            taught = jnp.where(reset[:, None], 0.0, taught)
+            taught = env.device_side.smoothed(taught, self._label(moment), env.tick_s)
+            teacher = taught / mass
             still = standing(moment.command.speed_m_s) & (jnp.abs(moment.speed_filtered_m_s) < STILL_M_S)
             gyro = sagittal_gyro(env.kinematics_of(moment).thigh_gyro_rad_s)
             rows.append(Tick(signals, gyro, teacher, student, reset, still))
             wanted = jnp.where((driver == STUDENT)[:, None], student, teacher)
             wanted = jnp.where((driver == NOBODY)[:, None], 0.0, wanted)
-            return wanted * mass, (sensor, stream, key, jnp.zeros_like(reset))
+            return wanted * mass, (sensor, stream, taught, key, jnp.zeros_like(reset))
 
-        carry = (state.sensor, state.stream, state.key, state.fresh)
-        after, (sensor, stream, key, _) = env.step_driven(state.env, human, controller, carry)
+        carry = (state.sensor, state.stream, state.taught, state.key, state.fresh)
+        after, (sensor, stream, taught, key, _) = env.step_driven(state.env, human, controller, carry)
         fresh = (after.terminated + after.truncated) > 0
-        moved = state.replace(env=after, parameters=parameters, sensor=sensor, stream=stream, key=key, fresh=fresh)
+        moved = state.replace(
+            env=after, parameters=parameters, sensor=sensor, stream=stream, taught=taught, key=key, fresh=fresh
+        )
         return moved, jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
     def _human(self, state: EnvState, driver: Array) -> Array:
@@ -148,7 +154,7 @@ class StudentDriving:
     def _teachers_own(self, moment: EnvState) -> Array:
         observed = self.env.observed(moment)
         action = self.teacher.policy.act("exo", observed.observation["exo"])
-        return self.env.torque_from_action(moment, action) / self.env.body_mass_kg[:, None]
+        return self.env.torque_from_action(moment, action)
 
     def roll(self, params: Any, state: DrivingState, driver: Array, steps: int) -> tuple[DrivingState, Tick, Array]:
         """`steps` control steps: ticks [steps · ticks, N, …] and falls [steps · ticks, N], true at their last tick."""

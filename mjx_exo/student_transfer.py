@@ -168,12 +168,12 @@ class ForeignTeacher:
         return features
 
     def torque(self, moment: EnvState) -> Array:
-        """What the teacher asks for, Nm/kg [N, 2], right and left."""
+        """What the teacher aims at, Nm [N, 2], right and left."""
         walkers = self.env.walkers
         hip = moment.physics.qpos[:, 7:][:, walkers.legs[:, walkers.hip]]
         seen = self._table.assemble(self._features(moment), hip[:, 1] > hip[:, 0])  # the forward thigh leads
         action = self.teacher.policy.act("exo", seen)
-        return self.env.torque_from_action(moment, action) / self.env.body_mass_kg[:, None]
+        return self.env.torque_from_action(moment, action)
 
 
 def _figures(cells: list[CheckedCell]) -> dict[str, Any]:

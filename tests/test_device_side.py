@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mjx_exo.device import DeviceProfile, limit_torque
-from mjx_exo.walking.device_side import LATEST_ANSWER_S, DeviceSide
+from mjx_exo.walking.device_side import LATEST_ANSWER_S, SMOOTHING_S, DeviceSide
 from mjx_exo.walking.state import Exo
 from runtime import link as L
 from runtime.controller import Controller, Health
@@ -63,6 +63,16 @@ def test_the_simulated_device_moves_its_torque_as_the_device_does(late_ms):
     np.testing.assert_allclose(applied, on_the_device(late_ms, ticks), atol=0.02)
     fastest = np.diff(applied, axis=0)[22:32, 0] / TICK_S  # on the way from +12 to −14 Nm
     np.testing.assert_allclose(fastest, -PROFILE.torque.rate_limit_nm_s, rtol=1e-3)  # however late the answers
+
+
+def test_a_learned_actors_torque_follows_its_aim_at_the_same_pace_whatever_the_period():
+    start, aim = jnp.array([[4.0, 0.0]]), jnp.array([[-10.0, 10.0]])
+    whole = DeviceSide.smoothed(start, aim, SMOOTHING_S)
+    np.testing.assert_allclose(whole, start + (1.0 - np.exp(-1.0)) * (aim - start), rtol=1e-6)
+    parts = start
+    for _ in range(7):
+        parts = DeviceSide.smoothed(parts, aim, SMOOTHING_S / 7)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_links_are_late_by_times_spread_over_what_is_possible():

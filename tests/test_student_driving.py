@@ -24,6 +24,7 @@ from mjx_exo.teacher import load_teacher
 from mjx_exo.walking import sensors
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.config import CommandConfig
+from mjx_exo.walking.device_side import SMOOTHING_S
 from mjx_exo.walking.features import sagittal_gyro
 from policies.storage import load_student, save_student
 from policies.student import StudentConfig, init_params
@@ -145,6 +146,18 @@ def test_who_drives_is_settled_per_environment(env, rolled):
     assert np.asarray(fresh).any()
 
 
+def test_the_teacher_is_as_slow_in_what_it_teaches_as_when_it_drives(env, rolled):
+    _, (ticks, _, _) = rolled
+    teacher, reset = np.asarray(ticks.teacher).reshape(-1, N, 2), np.asarray(ticks.reset).reshape(-1, N)
+    largest = (np.asarray(env.device_side.limits.limit_nm) / np.asarray(env.body_mass_kg)[:, None])[None]
+    before = np.where(reset[1:, :, None], 0.0, teacher[:-1])  # an episode begins without torque
+    moved = np.concatenate([teacher[:1], teacher[1:] - before])
+    share = 1.0 - np.exp(-env.tick_s / SMOOTHING_S)
+    assert np.all(np.abs(moved) <= share * 2.0 * largest + 1e-6)
+    assert np.abs(moved).max() > 0.05 * share * largest.min()
+    assert np.all(np.abs(teacher[reset]) <= share * np.broadcast_to(largest, teacher.shape)[reset] + 1e-6)
+
+
 def test_a_new_episode_empties_the_students_memory(driving, rolled):
     ticks = rolled[1][0]
     reset = np.asarray(ticks.reset).reshape(-1, N)
@@ -205,7 +218,7 @@ def test_a_teacher_labels_a_body_of_eighty_muscles_by_the_joints_it_knows(teache
     there = ForeignTeacher(teacher, env)
     state = jax.jit(env.reset)(jax.random.key(0))
     torque = np.asarray(jax.jit(there.torque)(state))
-    assert np.all(np.isfinite(torque)) and np.all(np.abs(torque) <= PROFILE.torque.limit_nm_per_kg + 1e-6)
+    assert np.all(np.isfinite(torque)) and np.all(np.abs(torque) <= env.device_side.limits.limit_nm + 1e-4)
     assert np.abs(torque).max() > 1e-3
     # What only the other body has does not matter: the subtalar joint.
     subtalar = env.walkers.legs[:, list(env.engine.body.leg.paths.joints).index("subtalar_inversion")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,14 @@ from mjx_exo.walking.state import Exo
 
 LATEST_ANSWER_S = 0.01
 """An answer reaches the controller up to this long after its sample was taken, and at the latest with the next one."""
+SMOOTHING_S = 0.07
+"""Time constant of the low-pass behind a learned actor.
+
+Exploration and learning then move the torque slowly and far, instead of fast and little: a person's muscles, which take
+as long themselves, can adapt to it. Without it (and with half the `STEEPNESS`), two people of two seeds saved 5.0 % of
+the metabolic rate and 3.4 % of the activation; with it 7.4 and 5.4 %, the torque's largest values being greater, too.
+"""
+STEEPNESS = 1.0  # of the way from an action to a share of the torque limit, at zero
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # its multiples are spread evenly over 0 to 1, however many
 
 
@@ -34,8 +44,13 @@ class DeviceSide:
         self.late_s = jnp.asarray(spread * min(LATEST_ANSWER_S, self.tick_s), jnp.float32)  # [N, 1]
 
     def torque(self, action: Array) -> Array:
-        """Desired torque [N, 2] of an exoskeleton action [N, 2] in right–left order."""
-        return jnp.tanh(0.5 * action) * self.limits.limit_nm
+        """What an exoskeleton action [N, 2] in right–left order aims at, [N, 2]."""
+        return jnp.tanh(STEEPNESS * action) * self.limits.limit_nm
+
+    @staticmethod
+    def smoothed(wanted_nm: Array, aim_nm: Array, time_s: float) -> Array:
+        """The torque [N, 2] that a learned actor wants, `time_s` later: nearer to what it aims at, [N, 2]."""
+        return wanted_nm + (1.0 - math.exp(-time_s / SMOOTHING_S)) * (aim_nm - wanted_nm)
 
     def pass_on(self, exo: Exo, wanted_nm: Array, hip_velocity_rad_s: Array) -> tuple[Exo, Array]:
         """One tick: the wanted torque [N, 2] goes through the limiter and on its way; out comes what arrives [N, 2]."""

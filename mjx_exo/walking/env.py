@@ -104,12 +104,14 @@ class WalkingEnv:
     def step(self, state: EnvState, action: dict[str, Array]) -> EnvState:
         """One control step of all environments.
 
-        action: "human" [N, A] and, with an active device, "exo" [N, 2], whose torque is held over the step; unbounded
-        around 0. Finished environments come back as fresh episodes, with their ends in `terminated` or `truncated`.
+        action: "human" [N, A] and, with an active device, "exo" [N, 2], both unbounded around 0; the torque that is
+        wanted moves towards what "exo" aims at, and is held over the step. Finished environments come back as fresh
+        episodes, with their ends in `terminated` or `truncated`.
         """
         if not self.active:
             return self.step_driven(state, action["human"], None, ())[0]
-        wanted = self.torque_from_action(state, action["exo"])
+        aim = self.torque_from_action(state, action["exo"])
+        wanted = self.device_side.smoothed(state.exo.wanted_nm, aim, self.control_dt)
         return self.step_driven(state, action["human"], lambda carry, tick: (wanted, carry), ())[0]
 
     def step_driven(
@@ -219,7 +221,7 @@ class WalkingEnv:
         return hip[:, 1] > hip[:, 0]
 
     def torque_from_action(self, state: EnvState, action: Array) -> Array:
-        """Desired torque [N, 2] in Nm, right and left, from an exoskeleton action [N, 2]."""
+        """What an exoskeleton action [N, 2] aims at: torque [N, 2] in Nm, right and left."""
         ordered = jnp.where(self._swap_by_thighs(state)[:, None], action[:, ::-1], action)
         return self.device_side.torque(ordered)
 
