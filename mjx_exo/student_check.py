@@ -161,8 +161,8 @@ def check_cells(
       unassisted: who walks where nobody drives the device; None is the teacher's own human.
       environment: builds an environment from a number of environments, an episode and changes; None is the teacher's.
       human: who walks; None is the teacher's own.
-      label_on: makes from an environment what gives the torque that the teacher aims at in a state, in Nm; None asks the
-        teacher directly.
+      label_on: makes from an environment what gives the torque, Nm, that the teacher aims at in a state; None asks the
+        teacher.
     """
     slots = [(index, arm) for index, cell in enumerate(cells) for arm in cell.arms]
     at_once = max(1, min(config.wearers, LARGEST_BATCH // len(slots)))
