@@ -188,9 +188,12 @@ def interval(values: Floats) -> Interval:
 
 def by_seed(comparison: Comparison, question: str) -> Floats:
     """[S] the mean over kept cells of a reduction; empty if none is kept."""
-    if not comparison.kept.any():
-        return np.empty(0)
-    return comparison.reduction[question][:, comparison.kept].mean(axis=1)
+    return over_cells(comparison, comparison.reduction[question])
+
+
+def over_cells(comparison: Comparison, values: Floats) -> Floats:
+    """[S] the mean over kept cells of a `reduction` or `saving` [S, C]; empty if none is kept."""
+    return values[:, comparison.kept].mean(axis=1) if comparison.kept.any() else np.empty(0)
 
 
 def grid_average(comparison: Comparison, question: str) -> Interval:

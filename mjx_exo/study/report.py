@@ -205,7 +205,10 @@ def _muscle_section(summary: dict[str, Any]) -> list[Section]:
     if not summary["muscle_groups"]:
         return []
     crossing = ", ".join(group for group in summary["muscle_groups"] if group in HIP_GROUPS)
-    lines = [f"Reductions of mean activation against no device, over the grid. Across the hip: {crossing}."]
+    lines = [
+        f"Mean activation over the grid, against no device. Across the hip: {crossing}.",
+        "A muscle that hardly works changes by many percent and little; the figure shows what it comes to.",
+    ]
     return [Section("Muscle by muscle", lines, [muscle_table(summary)], [Image("muscles", png(muscle_bars(summary)))])]
 
 
@@ -303,22 +306,23 @@ def bars(summary: dict[str, Any]) -> Figure:
 
 
 def muscle_bars(summary: dict[str, Any]) -> Figure:
-    """Reduction of every muscle group's activation, worn and off and assisted, and the intervals over seeds."""
+    """What the worn mass and the device take off every muscle group's activation, and the intervals over seeds."""
     groups = summary["muscle_groups"]
     with rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         axes = figure.subplots()
         for index, (arm, colour) in enumerate((("worn", "#9a9a9a"), ("assisted", COLOURS[0]))):
-            key = f"{arm}{_REDUCTION}"
-            mean, low, high = (np.array([g[f"{key}{end}"] for g in groups.values()], float) for end in _ENDS)
+            mean, low, high = (100.0 * np.array([g[f"{arm}_saving{end}"] for g in groups.values()]) for end in _ENDS)
             x = np.arange(len(groups)) + 0.4 * (index - 0.5)
             axes.bar(x, np.nan_to_num(mean), 0.4, color=colour, label=f"{arm}, against no device")
             reach = np.nan_to_num(np.stack([mean - low, high - mean]))
             axes.errorbar(x, mean, yerr=reach, fmt="none", ecolor="#222222", capsize=3, linewidth=1)
         axes.axhline(0.0, color="#444444", linewidth=0.8)
-        axes.set_xticks(range(len(groups)), list(groups), fontsize=8, rotation=30, ha="right")
-        axes.set_ylabel("reduction, %")
-        axes.set_title("Activation of each muscle group, 95 % interval over seeds", loc="left")
+        labels = [f"{group}\n{100.0 * found['activation_none']:.1f}" for group, found in groups.items()]
+        axes.set_xticks(range(len(groups)), labels, fontsize=8)
+        axes.set_xlabel("muscle group, and its mean activation without a device, % of full activation")
+        axes.set_ylabel("saved, % of full activation")
+        axes.set_title("Activation saved, 95 % interval over seeds", loc="left")
         figure.legend(loc="outside upper right", ncols=2)
     return figure
 

@@ -151,7 +151,8 @@ def references(grid: Grid, profiles: Mapping[tuple[int, str, int], Any]) -> dict
 
 
 def muscle_groups(grid: Grid) -> dict[str, dict[str, Any]]:
-    """Per muscle group its mean activation without a device, and every other arm's reduction of it, over kept cells."""
+    """Per muscle group its mean activation without a device, 0…1, and what every other arm takes off it, in percent of
+    that and as activation, over kept cells."""
     measures = {group: f"{c.ACTIVATION_OF}{group}" for group in grid.muscle_groups}
     result: dict[str, dict[str, Any]] = {
         group: {"activation_none": _mean(grid.value(measure, "none")[:, grid.kept])}
@@ -162,6 +163,7 @@ def muscle_groups(grid: Grid) -> dict[str, dict[str, Any]]:
             found = c.compare(grid, "none", arm, measures)
             for group in measures:
                 result[group] |= _said(f"{arm}_reduction_percent", c.grid_average(found, group))
+                result[group] |= _said(f"{arm}_saving", c.interval(c.over_cells(found, found.saving[group])))
     return result
 
 
