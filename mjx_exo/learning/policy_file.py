@@ -74,7 +74,25 @@ def export_policy(folder: Path, ppo: PPO, actors: Mapping[str, ActorState], mani
         for spec in ppo.env.actors
         if spec.name in actors
     }
-    flat = flatten(arrays)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "actors": sizes,
+        "observation_clip": ppo.config.observation_clip,
+        "control_dt_s": ppo.env.control_dt,
+        "identity": dict(manifest.identity),
+        "settings": manifest.settings,
+        "settings_hash": settings_hash(manifest.settings),
+        "versions": dict(manifest.versions),
+        "seed": manifest.seed,
+        "env_steps": manifest.env_steps,
+        "wall_seconds": manifest.wall_seconds,
+    }
+    write_policy(folder, Policy(arrays, description))
+
+
+def write_policy(folder: Path, policy: Policy) -> None:
+    """Writes policy.npz, then policy.json with its SHA-256; `UserError` if the disk is full or read-only."""
+    flat = flatten(policy.arrays)
 
     def save_arrays(path: Path) -> None:
         with path.open("wb") as file:
@@ -82,26 +100,13 @@ def export_policy(folder: Path, ppo: PPO, actors: Mapping[str, ActorState], mani
 
     with plain_errors(folder):
         write_atomically(folder / "policy.npz", save_arrays)
-        description = {
-            "format_version": FORMAT_VERSION,
-            "actors": sizes,
-            "observation_clip": ppo.config.observation_clip,
-            "control_dt_s": ppo.env.control_dt,
-            "identity": dict(manifest.identity),
-            "settings": manifest.settings,
-            "settings_hash": settings_hash(manifest.settings),
-            "versions": dict(manifest.versions),
-            "seed": manifest.seed,
-            "env_steps": manifest.env_steps,
-            "wall_seconds": manifest.wall_seconds,
-            "sha256": _sha256(folder / "policy.npz"),
-        }
+        description = {**policy.description, "sha256": _sha256(folder / "policy.npz")}
         text = json.dumps(description, indent=2, sort_keys=True, default=str) + "\n"
         write_atomically(folder / "policy.json", lambda path: path.write_text(text))
 
 
 def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Policy:
-    """Reads a policy written by `export_policy`.
+    """Reads a policy written by `export_policy` or `write_policy`.
 
     Raises `UserError` if a file is missing or damaged, has another format version, or, with `identity` given, is for
     another body or device.
