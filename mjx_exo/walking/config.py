@@ -19,6 +19,7 @@ class RewardWeights:
     alive: float = 0.05
     heel_first: float = 0.0
     effort: float = -0.5
+    fatigue: float = 0.0
     maintenance: float = 0.0
     metabolic: float = 0.0
     limits: float = -0.001

@@ -156,6 +156,8 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "heel_first": jnp.where(x.held[:, None], 0.0, heel_first).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
+        # What tires: every muscle alike, so that the small ones are spared (Ackermann & van den Bogert, J. Biomech. 43, 2010).
+        "fatigue": (x.activation**3).mean(axis=-1),
         # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
         "maintenance": (x.muscle_share * x.activation).mean(axis=-1),
         # About the energy per distance: who walks fast has to spend more. Charged by distance alone, standing and slow
