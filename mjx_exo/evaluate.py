@@ -8,6 +8,8 @@ been walked is kept cell by cell, and a run that was killed goes on with --resum
 
 With --controller the policy's human wears an active device that an exported student drives: the ONNX file itself, fed
 by virtual gyroscopes whose errors are drawn at random for every trial.
+
+With --wearer-mass, --wearer-height or --strength one person walks, yours for instance, instead of those trained on.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ SPEEDS_M_S = (0.3, 2.5)  # below, nobody is asked to walk; above, people run
 SLOPES_DEG = (-15.0, 15.0)
 MOST_CELLS, MOST_TRIALS = 1000, 4096
 FASTEST_PACING = 2.0  # per second; beyond, people sway between too slow and too fast
+ONE_PERSON = ("wearer_mass", "wearer_height", "strength")
 HELD_OUT = 4242  # added to the training's wearer seed: people it never met
 
 
@@ -48,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", default="auto", help="auto, native, mjx, or published: the published tendon model")
     p.add_argument("--controller", type=Path, help="exported student (student.onnx) that drives the device")
     p.add_argument("--wearers", type=int, default=0, help="people to walk with, none trained on (0: the trained ones)")
+    p.add_argument("--wearer-mass", type=float, metavar="KG", help="of one person: body mass (the body's own)")
+    p.add_argument("--wearer-height", type=float, metavar="M", help="standing height (the body's own)")
+    p.add_argument("--strength", type=float, metavar="SHARE", help="muscle force relative to the body's own (1)")
     p.add_argument(
         "--pacing", type=float, help="rate in 1/s at which who is too slow aims higher (as learned; 0: never)"
     )
@@ -101,6 +107,10 @@ def check(arguments: argparse.Namespace) -> None:
     ):
         if not low <= value <= high:
             raise UserError(f"{option} is {value:g}; allowed: {low:g} to {high:g}")
+    given = [name for name in ONE_PERSON if getattr(arguments, name) is not None]
+    if given and (arguments.wearers or arguments.engine == "published"):
+        other = "--engine published is one body" if arguments.engine == "published" else "--wearers draws people"
+        raise UserError(f"{other}; --{given[0].replace('_', '-')} cannot be given as well")
     if arguments.pacing is not None and not 0.0 <= arguments.pacing <= FASTEST_PACING:
         raise UserError(f"--pacing is {arguments.pacing:g}; allowed: 0 to {FASTEST_PACING:g} per second")
     steps = 10.0 / arguments.step_ms if arguments.step_ms > 0 else math.nan  # in the shortest period of a device
@@ -118,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 
     use_jax_cache()
     teacher = load_teacher(arguments.policy)
+    one_person(teacher, arguments)  # who cannot be is refused before anything is written
     kind = "evaluation" if arguments.controller is None else f"evaluation-{arguments.controller.stem}"
     out = arguments.out or report_folder(find_policy(arguments.policy), kind)
     page = evaluate(teacher, speeds, slopes, arguments, out)
@@ -193,7 +204,7 @@ def _settings(
     teacher: Any, speeds_m_s: list[float], slopes_deg: list[float], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What decides the figures of a cell: cells walked with other settings do not belong in one report."""
-    names = ("trials", "seconds", "step_ms", "engine", "wearers", "pacing", "seed")
+    names = ("trials", "seconds", "step_ms", "engine", "wearers", *ONE_PERSON, "pacing", "seed")
     return {
         "policy": teacher.policy.description["sha256"],
         "speeds": speeds_m_s,
@@ -239,12 +250,23 @@ def _report(
         if picture and (out / f"{picture}.gif").is_file():
             animations[picture] = (out / f"{picture}.gif").read_bytes()
     page = gait_report(
-        out, f"How {teacher.source} walks", conditions, sections.lead(teacher, arguments),
-        sections.by_construction(teacher), animations, more, reference, extra, [sections.bar_section(judged)],
+        out, f"How {teacher.source} walks", conditions,
+        sections.lead(teacher, arguments, one_person(teacher, arguments)), sections.by_construction(teacher),
+        animations, more, reference, extra, [sections.bar_section(judged)],
     )  # fmt: skip
     for line in sections.spoken(conditions, transitions, changing, extra, judged):
         _say(line)
     return page
+
+
+def one_person(teacher: Any, arguments: argparse.Namespace) -> Any:
+    """The `Wearer` that the arguments ask for, or None where they ask for nobody in particular. Raises UserError."""
+    if all(getattr(arguments, name) is None for name in ONE_PERSON):
+        return None
+    from mjx_exo.teacher import person_for
+
+    strength = 1.0 if arguments.strength is None else arguments.strength
+    return person_for(teacher, arguments.wearer_mass, arguments.wearer_height, strength)
 
 
 def _walker(teacher: Any, count: int, arguments: argparse.Namespace, seconds: float, **given: Any) -> tuple[Any, Any]:
@@ -252,10 +274,15 @@ def _walker(teacher: Any, count: int, arguments: argparse.Namespace, seconds: fl
 
     `given` overrules what the arguments say about the `WalkingConfig`.
     """
+    from mjx_exo.teacher import alone
+
     base = teacher.config.walking
     changes: dict[str, Any] = {"engine": arguments.engine, "physics_step_s": 1e-3 * arguments.step_ms}
     if arguments.wearers:
         changes |= {"wearers": arguments.wearers, "wearer_seed": base.wearer_seed + HELD_OUT}
+    person = one_person(teacher, arguments)
+    if person is not None:
+        changes |= alone(person)
     if arguments.pacing is not None:
         changes["pacing_per_s"] = arguments.pacing
     changes |= given

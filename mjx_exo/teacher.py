@@ -11,6 +11,7 @@ from jax import Array
 from mjx_exo.config_files import train_config_from_dict
 from mjx_exo.errors import UserError
 from mjx_exo.learning.policy_file import Policy, load_policy
+from mjx_exo.musculoskeletal.wearer import Wearer, WearerRange
 from mjx_exo.presets import TrainConfig
 from mjx_exo.walking.build import build_environment
 from mjx_exo.walking.config import CommandConfig
@@ -75,3 +76,30 @@ def load_teacher(path: str | Path) -> Teacher:
     folder = find_policy(path)
     policy = load_policy(folder)
     return Teacher(policy, train_config_from_dict(policy.description["settings"], str(folder)), str(path))
+
+
+def person_for(teacher: Teacher, mass_kg: float | None, height_m: float | None, strength: float) -> Wearer:
+    """A person of whom only some figures are given; the rest is the published body's. Raises UserError."""
+    from mjx_exo.musculoskeletal.compiled import compile_body
+    from mjx_exo.musculoskeletal.skeleton import PUBLISHED_HEIGHT_M
+
+    given = Wearer(mass_kg, height_m, strength)
+    own_mass = compile_body(teacher.config.walking.body).mass_kg
+    return dataclasses.replace(
+        given,
+        mass_kg=own_mass if mass_kg is None else mass_kg,
+        height_m=PUBLISHED_HEIGHT_M if height_m is None else height_m,
+    )
+
+
+def alone(person: Wearer | None) -> dict[str, Any]:
+    """The fields of a `WalkingConfig` with which exactly this person is drawn; None is the body as published."""
+    if person is None:
+        return {"wearers": 1}
+    if person.mass_kg is None or person.height_m is None:
+        raise ValueError("a person to walk needs both mass and height")
+    index = person.mass_kg / person.height_m**2
+    ranges = WearerRange(
+        (person.height_m,) * 2, (index, index), (person.strength,) * 2, (person.friction,) * 2, (person.passive,) * 2
+    )
+    return {"wearers": 2, "wearer_range": ranges}

@@ -15,11 +15,12 @@ import pytest
 
 from mjx_exo import evaluate
 from mjx_exo.errors import UserError
-from mjx_exo.evaluation import bars, checks, courses, grid
+from mjx_exo.evaluation import bars, checks, courses, grid, sections
 from mjx_exo.evaluation.batch import batch_size
 from mjx_exo.evaluation.store import CellStore, Walked
 from mjx_exo.gait.example import normal_walking
 from mjx_exo.gait.metrics import SUMMARY_KEYS, Condition, summarise
+from mjx_exo.teacher import load_teacher
 from mjx_exo.walking.rollout import Trials
 
 DT_S = 0.02
@@ -42,6 +43,9 @@ DT_S = 0.02
         (["--step-ms", "3"], r"--step-ms is 3; allowed"),
         (["--pacing", "-1"], r"--pacing is -1; allowed: 0 to 2"),
         (["--courses", "-1"], r"--courses is -1"),
+        (["--wearer-mass", "53", "--wearers", "4"], r"--wearers draws people; --wearer-mass cannot be given as well"),
+        (["--strength", "0.9", "--engine", "published"], r"--engine published is one body; --strength cannot"),
+        (["--wearer-height", "0.9"], r"wearer height_m = 0\.9m is outside 1\.3 to 2\.2m"),
     ],
 )
 def test_numbers_beyond_reason_are_refused_in_one_line(arguments, message):
@@ -275,6 +279,16 @@ def test_a_body_without_a_published_counterpart_is_left_out():
     found, conditions = checks.published_body(make, (1.25, 0.0), 2, 0.001, 1, lambda line: None)
     assert found == {"skipped": "no such body"}
     assert conditions == []
+
+
+def test_one_person_can_be_asked_for_by_some_of_their_figures():
+    teacher = load_teacher("walker")
+    arguments = evaluate.parser().parse_args(["walker", "--wearer-mass", "53", "--strength", "0.9", "--seconds", "5"])
+    env, _ = evaluate._walker(teacher, 4, arguments, 5.0)
+    assert {(person.mass_kg, person.strength, person.passive) for person in env.engine.wearers} == {(53.0, 0.9, 1.0)}
+    assert (
+        "one person of 53.0 kg and 1.7" in sections.lead(teacher, arguments, evaluate.one_person(teacher, arguments))[0]
+    )
 
 
 def test_relative_changes_worked_by_hand():

@@ -11,6 +11,7 @@ import pytest
 from mjx_exo.walking import exo_rewards
 from mjx_exo.walking.rewards import (
     clock_agreement,
+    fatigue,
     heading_agreement,
     heel_agreement,
     standing_agreement,
@@ -63,6 +64,11 @@ def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for()
     phase, load = jnp.array([[0.2, 0.7]] * 2), jnp.array([[1.0, 0.0]] * 2)
     worth = clock_agreement(phase, load, jnp.zeros((2, 2)), jnp.array([False, True]))
     np.testing.assert_allclose(worth, [[1.0, 1.0], [0.6, 0.6]])
+
+
+def test_one_muscle_at_work_tires_more_than_two_that_share_it():
+    alone, shared, idle = fatigue(jnp.array([[0.6, 0.0], [0.3, 0.3], [0.0, 0.0]]))
+    assert float(alone) == pytest.approx(0.108) and float(shared) == pytest.approx(0.027) and float(idle) == 0.0
 
 
 def exo_parts(torque_nm_kg, hip_moment_nm_kg, power_w=(0.0, 0.0)):

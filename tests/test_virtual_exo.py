@@ -27,11 +27,11 @@ from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from mjx_exo.gait.device_log import Conditions, read_log
 from mjx_exo.presets import QUICK
-from mjx_exo.teacher import PRETRAINED, Teacher
+from mjx_exo.teacher import PRETRAINED, Teacher, person_for
 from mjx_exo.virtual import command
 from mjx_exo.virtual.faults import KINDS, Fault, FaultInjector, RandomFaults, parse_fault
 from mjx_exo.virtual.motion import ScriptedWearer
-from mjx_exo.virtual.wearer import SimulatedWearer, person_for, walking_environment
+from mjx_exo.virtual.wearer import SimulatedWearer, walking_environment
 from mjx_exo.walking.build import build_environment
 from runtime.frames import Decoder, encode
 from runtime.messages import Sensor

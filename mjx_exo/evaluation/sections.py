@@ -15,6 +15,7 @@ from mjx_exo.gait.cost import cost_summary
 from mjx_exo.gait.metrics import Condition, overall
 from mjx_exo.gait.report import COLUMNS, DETAILS, Image, Section, TextTable, said
 from mjx_exo.musculoskeletal import energetics
+from mjx_exo.musculoskeletal.wearer import Wearer
 from mjx_exo.walking.pacing import PACING_LIMIT_M_S
 from mjx_exo.walking.rewards import STANCE
 
@@ -117,10 +118,12 @@ def heading_of(name: str) -> str:
     return (COLUMNS | DETAILS).get(name, (name.replace("_", " "), ""))[0]
 
 
-def lead(teacher: Any, arguments: argparse.Namespace) -> list[str]:
-    """What was walked, how, and what the figures rest on."""
+def lead(teacher: Any, arguments: argparse.Namespace, person: Wearer | None = None) -> list[str]:
+    """What was walked, how, and what the figures rest on; `person` where one alone has walked."""
     walking = teacher.config.walking
     people = f"{arguments.wearers} people it was not trained on" if arguments.wearers else f"{walking.wearers} wearers"
+    if person is not None:
+        people = f"one person of {person.mass_kg:.1f} kg and {person.height_m:.2f} m, strength {person.strength:g}"
     lines = [
         f"{teacher.source}: body {walking.body}, {people}, engine {arguments.engine}, physics step "
         f"{arguments.step_ms:g} ms, {arguments.trials} trials of {arguments.seconds:g} s per cell, of which the first "

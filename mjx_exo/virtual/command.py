@@ -116,8 +116,8 @@ def _prepare_simulated(arguments: argparse.Namespace) -> tuple[Wearer, DevicePro
 
     from mjx_exo.cache import use_jax_cache
     from mjx_exo.musculoskeletal.wearer import WearerRange, draw_wearers
-    from mjx_exo.teacher import load_teacher
-    from mjx_exo.virtual.wearer import SimulatedWearer, person_for, walking_environment
+    from mjx_exo.teacher import load_teacher, person_for
+    from mjx_exo.virtual.wearer import SimulatedWearer, walking_environment
 
     # Programs run on the thread that calls them, so that its real-time scheduling is theirs.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -8,7 +8,6 @@ around it return only what changes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
@@ -18,12 +17,10 @@ import numpy as np
 from mjx_exo.device import DeviceProfile
 from mjx_exo.errors import UserError
 from mjx_exo.musculoskeletal.wearer import Wearer as Person
-from mjx_exo.musculoskeletal.wearer import WearerRange
 from mjx_exo.physics.interface import ROOT_QPOS
-from mjx_exo.teacher import Teacher
+from mjx_exo.teacher import Teacher, alone
 from mjx_exo.virtual.motion import Pair, StandingScript, Tick
 from mjx_exo.walking import sensors
-from mjx_exo.walking.config import WalkingConfig
 from mjx_exo.walking.env import Decision, EnvState, WalkingEnv, merge_readings
 from mjx_exo.walking.rollout import start_walking
 
@@ -59,22 +56,9 @@ def walking_environment(
     step_s = 1.0 / rate_hz / math.ceil(1.0 / rate_hz / longest_s - 1e-6)
     env = teacher.environment(
         1, FOREVER_S, human_only=True, device=profile_source, device_mode="active", engine=engine, threads=1,
-        physics_step_s=step_s, control_dt_s=base.control_dt_s, **_only(person),
+        physics_step_s=step_s, control_dt_s=base.control_dt_s, **alone(person),
     )  # fmt: skip
     return env if env.profile == profile else WalkingEnv(env.config, env.engine, profile)
-
-
-def _only(person: Person | None) -> dict[str, object]:
-    """The fields of a `WalkingConfig` with which exactly this person is drawn, or the published body."""
-    if person is None:
-        return {"wearers": 1}
-    if person.mass_kg is None or person.height_m is None:
-        raise ValueError("a person to walk needs both mass and height")
-    index = person.mass_kg / person.height_m**2
-    ranges = WearerRange(
-        (person.height_m,) * 2, (index, index), (person.strength,) * 2, (person.friction,) * 2
-    )  # fmt: skip
-    return {"wearers": 2, "wearer_range": ranges}
 
 
 class SimulatedWearer:
@@ -222,18 +206,3 @@ class SimulatedWearer:
         n = [float(x) for x in numbers]
         axes = tuple(n[:6]) if self._three_axes else None
         return Tick((n[0], n[3]), (n[6], n[7]), (n[8], n[9]), fell, axes, (n[10], n[11]))
-
-
-def person_for(teacher: Teacher, mass_kg: float | None, height_m: float | None, strength: float) -> Person:
-    """A person of whom only some figures are given; the rest is the published body's. Raises UserError."""
-    from mjx_exo.musculoskeletal.compiled import compile_body
-    from mjx_exo.musculoskeletal.skeleton import PUBLISHED_HEIGHT_M
-
-    given = Person(mass_kg, height_m, strength)
-    walking: WalkingConfig = teacher.config.walking
-    own_mass = compile_body(walking.body).mass_kg
-    return dataclasses.replace(
-        given,
-        mass_kg=own_mass if mass_kg is None else mass_kg,
-        height_m=PUBLISHED_HEIGHT_M if height_m is None else height_m,
-    )

@@ -127,6 +127,15 @@ def stretch(hip_rad: Array, knee_rad: Array, ankle_rad: Array) -> Array:
     return (hip**2 + knee**2 + calf**2).sum(axis=-1)
 
 
+def fatigue(activation: Array) -> Array:
+    """[N] what tires muscles [N, M], small ones as much as large ones, one that works hard more than two that share it.
+
+    With it predicted gaits are more human than with effort or energy, which by volume spare the calves (Ackermann &
+    van den Bogert, J. Biomech. 43, 2010: the mean of the cubed activations).
+    """
+    return (activation**3).mean(axis=-1)
+
+
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
     """Every term of `RewardWeights`, unweighted, [N] each."""
     k, r = x.kinematics, x.readings
@@ -156,8 +165,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "heel_first": jnp.where(x.held[:, None], 0.0, heel_first).sum(axis=-1),
         # By volume: a large muscle costs more than a small one, which keeps the knee from being bent in stance.
         "effort": (x.muscle_share * x.activation**2).mean(axis=-1),
-        # What tires: every muscle alike, so that the small ones are spared (Ackermann & van den Bogert, J. Biomech. 43, 2010).
-        "fatigue": (x.activation**3).mean(axis=-1),
+        "fatigue": fatigue(x.activation),
         # Keeping a muscle active costs heat in proportion to volume and activation (Umberger 2003).
         "maintenance": (x.muscle_share * x.activation).mean(axis=-1),
         # About the energy per distance: who walks fast has to spend more. Charged by distance alone, standing and slow
