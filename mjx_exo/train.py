@@ -187,10 +187,14 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
     from mjx_exo.teacher import load_teacher
 
     teacher = load_teacher(start)
+    bent, bends = teacher.config.walking.clock_freedom > 0, config.walking.clock_freedom > 0
+    if bent and not bends:
+        raise UserError(f"{start} bends its gait clock; start from it with --walking.clock-freedom above 0")
+    clock_at = env.human_actions.clock_column if bends and not bent and teacher.config.walking.muscle_freedom else None
     training = make_training(env, config.ppo, mesh)
     fresh = training.gather(training.init(jax.random.key(config.seed)).actors)
     if teacher.config.walking.body != config.walking.body:
-        return {"human": actor_from_policy(fresh["human"], _handed_over(teacher, env), "human")}
+        return {"human": actor_from_policy(fresh["human"], _handed_over(teacher, env), "human", clock_at)}
     shared = [name for name in fresh if name in teacher.policy.actors]
     checkpoints = Path(start) / "checkpoints"
     sizes = {spec.name: spec.action_size for spec in env.actors}
@@ -198,7 +202,8 @@ def starting_actors(env: Any, config: Any, start: str, mesh: Any = None) -> dict
     if checkpoints.is_dir() and all(stored[name] == sizes[name] for name in shared):
         loaded = load_actors(checkpoints, {name: fresh[name] for name in shared})
         return {name: actor.replace(noise_fallen=fresh[name].noise_fallen) for name, actor in loaded.items()}
-    return {name: actor_from_policy(fresh[name], teacher.policy, name) for name in shared}
+    places = {"human": clock_at}  # where actions are that it did not know, if not at the end
+    return {name: actor_from_policy(fresh[name], teacher.policy, name, places.get(name)) for name in shared}
 
 
 def _handed_over(teacher: Any, env: Any) -> Any:

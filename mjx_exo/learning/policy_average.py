@@ -46,11 +46,11 @@ def average_policies(policies: Sequence[Policy], names: Sequence[str]) -> Policy
         }
         for actor, to in last.arrays.items()
     }
-    from_ = [
+    parts = [
         {"name": name, **{key: policy.description[key] for key in ("sha256", "settings_hash", "env_steps")}}
         for policy, name in zip(policies, names, strict=True)
     ]
-    return Policy(arrays, {**last.description, "averaged_from": from_})
+    return Policy(arrays, {**last.description, "averaged_from": parts})
 
 
 def _for_normaliser(arrays: Mapping[str, Any], to: Mapping[str, Any]) -> Any:

@@ -131,11 +131,12 @@ def load_policy(folder: Path, identity: Mapping[str, str] | None = None) -> Poli
         return Policy(unflatten(dict(arrays), template, folder), description)
 
 
-def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorState:
+def actor_from_policy(actor: ActorState, policy: Policy, name: str, more_at: int | None = None) -> ActorState:
     """`actor` with the stored policy and normaliser; value function and optimisers stay fresh.
 
-    The actor must be of the stored sizes, or know more actions at the end, which then start at zero. Raises `UserError`
-    for one that knows fewer actions, sees other inputs or has other hidden layers.
+    The actor must be of the stored sizes, or know more actions, which then start at zero: before the stored action
+    `more_at`, or after all of them. Raises `UserError` for one that knows fewer actions, sees other inputs or has other
+    hidden layers.
     """
     arrays = policy.arrays[name]
     stored, wanted = (_layer_sizes(params) for params in (arrays["params"], actor.policy_params))
@@ -153,7 +154,7 @@ def actor_from_policy(actor: ActorState, policy: Policy, name: str) -> ActorStat
         summed_variance=STORED_WEIGHT * jnp.square(arrays["std"]),
     )
     return actor.replace(
-        policy_params=_widened(arrays["params"], actor.policy_params), observation_statistics=statistics
+        policy_params=_widened(arrays["params"], actor.policy_params, more_at), observation_statistics=statistics
     )
 
 
@@ -164,19 +165,20 @@ def _layer_sizes(params: Any) -> list[int]:
     return [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels), networks.log_std(params).shape[0]]
 
 
-def _widened(stored: Any, fresh: Any) -> Any:
+def _widened(stored: Any, fresh: Any, more_at: int | None) -> Any:
     """Stored policy parameters with the actions that only `fresh` ones have: mean zero, noise as fresh."""
     layer, noise = stored["params"]["Dense_0"], networks.log_std(stored)
     known, wanted = noise.shape[0], networks.log_std(fresh).shape[0]
     if known == wanted:
         return stored
-    more = wanted - known
+    at = known if more_at is None else more_at
+    kept = np.delete(np.arange(wanted), np.arange(at, at + wanted - known))  # where the stored actions go
     last = {
-        "kernel": jnp.pad(layer["kernel"], ((0, 0), (0, more))),
-        "bias": jnp.pad(layer["bias"], (0, more)),
+        "kernel": jnp.zeros((layer["kernel"].shape[0], wanted)).at[:, kept].set(layer["kernel"]),
+        "bias": jnp.zeros(wanted).at[kept].set(layer["bias"]),
     }
     widened = {"params": {**stored["params"], "Dense_0": last}}
-    return networks.with_log_std(widened, jnp.concatenate([noise, networks.log_std(fresh)[known:]]))
+    return networks.with_log_std(widened, networks.log_std(fresh).at[kept].set(noise))
 
 
 def _template(sizes: Mapping[str, Any]) -> dict[str, Any]:

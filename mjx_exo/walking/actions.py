@@ -37,18 +37,18 @@ class HumanActions:
         self._alone = config.muscle_freedom * jnp.asarray(
             muscles == np.array(groups, muscles.dtype)[:, None], jnp.float32
         )  # [G, M]
-        self._clock = 2 * basis.size + 2 * trunk_muscles  # the clock's column
-        self._free = self._clock + (config.clock_freedom > 0)  # the first muscle group's
+        self.clock_column = 2 * basis.size + 2 * trunk_muscles  # or where it would be
+        self._free = self.clock_column + (config.clock_freedom > 0)  # the first muscle group's
         self.size = self._free + 2 * len(groups)
 
     def ordered(self, human: Array, swap: Array) -> Array:
         """The action [N, A] clipped, legs (and trunk muscles) right before left; `swap` [N]: the left leg leads."""
         human = jnp.clip(human, -ACTION_CLIP, ACTION_CLIP)
         n, s = human.shape[0], self.synergies
-        parts = [human[:, : 2 * s], human[:, 2 * s : self._clock], human[:, self._free :]]
+        parts = [human[:, : 2 * s], human[:, 2 * s : self.clock_column], human[:, self._free :]]
         pairs = [part.reshape(n, 2, -1) for part in parts]
         synergies, trunk, free = (jnp.where(swap[:, None, None], x[:, ::-1], x).reshape(n, -1) for x in pairs)
-        return jnp.concatenate([synergies, trunk, human[:, self._clock : self._free], free], -1)
+        return jnp.concatenate([synergies, trunk, human[:, self.clock_column : self._free], free], -1)
 
     def excitation(self, action: Array) -> Array:
         """Muscle excitations [N, M], 0…1, of an action in right–left order [N, A]."""
@@ -56,11 +56,11 @@ class HumanActions:
         legs = action[:, : 2 * s].reshape(n, 2, s) @ self._weights
         if self.muscle_groups:
             legs = legs + action[:, self._free :].reshape(n, 2, -1) @ self._alone
-        wanted = jnp.concatenate([legs.reshape(n, -1), action[:, 2 * s : self._clock]], -1)
+        wanted = jnp.concatenate([legs.reshape(n, -1), action[:, 2 * s : self.clock_column]], -1)
         return jnp.clip(self.config.excitation_rest + self.config.excitation_gain * wanted, 0.0, 1.0)
 
     def clock_bend(self, action: Array) -> Array:
         """Relative speed [N] of the gait clock that an action [N, A] asks for."""
         if self.config.clock_freedom == 0:
             return jnp.ones(action.shape[0])
-        return 1.0 + self.config.clock_freedom * jnp.tanh(action[:, self._clock])
+        return 1.0 + self.config.clock_freedom * jnp.tanh(action[:, self.clock_column])

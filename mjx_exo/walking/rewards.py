@@ -24,7 +24,9 @@ PASSING = (0.68, 0.93)  # share in which the toes should pass well above the flo
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
 # reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late.
 REACHING = (0.88, 0.98)
-_TOES_UP_M = 0.05  # above the heel at heel strike: people's feet land at 15 to 20 degrees
+# Toes above the heel at heel strike: people's feet land at 15 to 20 degrees. Whoever pulls them up further, up to the
+# joint's limit, slaps them down.
+_TOES_UP_M, _TOES_TOO_FAR_UP_M = 0.05, 0.08
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _ARRIVING = 0.6  # what a step before standing is worth, and its speed, relative to one in a walk
@@ -93,10 +95,11 @@ def speed_agreement(error_m_s: Array) -> Array:
 
 
 def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array) -> Array:
-    """Per leg that is about to land, up to 1 with the toes 5 cm above the heel or more, and at the landing itself a
-    cost for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
+    """Per leg that is about to land, up to 1 with the toes 5 to 8 cm above the heel, and at the landing itself a cost
+    for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
     """
-    up = jnp.clip(toe_above_heel_m / _TOES_UP_M, -3.0, 1.0)
+    too_far = jnp.maximum(toe_above_heel_m - _TOES_TOO_FAR_UP_M, 0.0) / _TOES_UP_M
+    up = jnp.clip(toe_above_heel_m / _TOES_UP_M, -3.0, 1.0) - too_far
     in_air = load_bw < _TOUCHED_BW
     reaching = (phase > REACHING[0]) & (phase < REACHING[1]) & in_air
     landing = (load_before_bw < _TOUCHED_BW) & ~in_air
