@@ -248,6 +248,8 @@ def test_an_actor_that_knows_more_actions_starts_from_a_stored_policy(ppo, state
     after = np.asarray(learner.mean_action("human", grown, observation))
     np.testing.assert_allclose(after[:, :1], np.asarray(policy.act("human", observation)), atol=1e-6)
     assert after.shape == (5, 2) and not after[:, 1].any()
+    before_it = actor_from_policy(actor, policy, "human", more_at=0)
+    np.testing.assert_array_equal(np.asarray(learner.mean_action("human", before_it, observation)), after[:, ::-1])
 
 
 def test_a_policy_file_that_does_not_fit_is_refused(ppo: PPO, state: TrainState, tmp_path: Path) -> None:
