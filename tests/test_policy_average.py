@@ -84,5 +84,8 @@ def test_strangers_and_a_single_policy_are_refused(stored: Path) -> None:
     other = dataclasses.replace(policy, description={**policy.description, "identity": {"body": "myolegs"}})
     with pytest.raises(UserError, match="a and b cannot be averaged: their identity differ"):
         average_policies([policy, other], ["a", "b"])
+    freer = {**policy.description, "settings": {"walking": {"muscle_freedom": 0.3}}}
+    with pytest.raises(UserError, match="their muscle_freedom differ"):
+        average_policies([policy, dataclasses.replace(policy, description=freer)], ["a", "b"])
     with pytest.raises(UserError, match="at least two"):
         average_policies([policy], ["a"])

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from mjx_exo import train
 from mjx_exo.config_files import train_config_from_dict
 from mjx_exo.errors import UserError
+from mjx_exo.learning.checkpoint import Manifest
+from mjx_exo.learning.policy_file import export_policy, load_policy
+from mjx_exo.learning.ppo import PPO
 from mjx_exo.musculoskeletal.wearer import Wearer
-from mjx_exo.presets import PRESETS, QUICK
+from mjx_exo.presets import PRESETS, QUICK, identity
+from mjx_exo.walking.build import build_environment
 
 
 @pytest.mark.parametrize(
@@ -128,3 +136,22 @@ def test_a_short_run_leaves_summary_policy_and_pictures(tmp_path):
     assert teacher.config.walking.body == QUICK.walking.body and teacher.policy.actors == ("human",)
     with pytest.raises(UserError, match="already holds a run"):
         train.main(["--out", str(folder)])
+
+
+def test_who_learned_with_free_muscles_can_be_given_a_clock_to_bend(tmp_path: Path) -> None:
+    """The clock's action stands before those of the muscles: it starts at zero and they stay what they were."""
+    walking = dataclasses.replace(QUICK.walking, num_envs=2, threads=1, engine="native", muscle_freedom=0.5)
+    before = dataclasses.replace(QUICK, walking=walking)
+    learner = PPO(build_environment(walking), before.ppo)
+    fresh = learner.init(jax.random.key(3)).actors
+    settings = {**dataclasses.asdict(before), "seed": 0}
+    export_policy(tmp_path, learner, fresh, Manifest(identity(walking), settings, {}, 0, 0, 0, 0.0))
+    after = dataclasses.replace(before, walking=dataclasses.replace(walking, clock_freedom=0.03))
+    env = build_environment(after.walking)
+    actor = train.starting_actors(env, after, str(tmp_path))["human"]
+    observation = jax.random.normal(jax.random.key(4), (3, env.actors[0].observation_size))
+    found = np.asarray(PPO(env, after.ppo).mean_action("human", actor, observation))
+    clock = env.human_actions.clock_column
+    np.testing.assert_array_equal(found[:, clock], 0.0)
+    expected = load_policy(tmp_path).act("human", observation)
+    np.testing.assert_allclose(np.delete(found, clock, axis=1), expected, atol=1e-6)

@@ -19,6 +19,8 @@ from mjx_exo.learning.policy_file import Policy
 
 _SAME = ("format_version", "actors", "observation_clip", "control_dt_s", "identity")
 """What policies must have in common, as policy.json says it."""
+_SAME_ACTIONS = ("synergies", "clock_freedom", "muscle_freedom", "excitation_rest", "excitation_gain")
+"""And of the walking task: what an action does to the muscles."""
 
 
 def average_policies(policies: Sequence[Policy], names: Sequence[str]) -> Policy:
@@ -31,12 +33,12 @@ def average_policies(policies: Sequence[Policy], names: Sequence[str]) -> Policy
     if len(policies) < 2:
         raise UserError(f"an average needs at least two policies, not {len(policies)}")
     last = policies[-1]
+    expected = _in_common(last)
     for policy, name in zip(policies, names, strict=True):
-        for key in _SAME:
-            if policy.description[key] != last.description[key]:
+        for key, value in _in_common(policy).items():
+            if value != expected[key]:
                 raise UserError(
-                    f"{name} and {names[-1]} cannot be averaged: their {key} differ "
-                    f"({policy.description[key]}, {last.description[key]})"
+                    f"{name} and {names[-1]} cannot be averaged: their {key} differ ({value}, {expected[key]})"
                 )
     arrays = {
         actor: {
@@ -51,6 +53,11 @@ def average_policies(policies: Sequence[Policy], names: Sequence[str]) -> Policy
         for policy, name in zip(policies, names, strict=True)
     ]
     return Policy(arrays, {**last.description, "averaged_from": parts})
+
+
+def _in_common(policy: Policy) -> dict[str, Any]:
+    walking = policy.description["settings"].get("walking", {})
+    return {key: policy.description[key] for key in _SAME} | {key: walking.get(key) for key in _SAME_ACTIONS}
 
 
 def _for_normaliser(arrays: Mapping[str, Any], to: Mapping[str, Any]) -> Any:
