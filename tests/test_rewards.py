@@ -29,14 +29,21 @@ def test_standing_is_worth_most_with_the_weight_above_the_middle_of_both_feet():
 def test_toes_may_not_come_down_before_the_foot_has_landed():
     phase, down = jnp.array([[0.97, 0.90, 0.04, 0.04]]), jnp.full((1, 4), -0.05)
     load, loaded = jnp.array([[0.0, 0.0, 0.3, 0.0]]), jnp.array([[0.0, 0.0, 0.3, 0.3]])
-    np.testing.assert_allclose(heel_agreement(phase, load, loaded, down), [[-1.0, -1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down), [[1.0, 1.0, 0.0, 0.0]])
-    late = heel_agreement(jnp.array([[0.99, 0.04]]), load[:, :2], load[:, :2], -down[:, :2])
+    level = jnp.zeros((1, 4))
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, down, level), [[-1.0, -1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(heel_agreement(phase, load, loaded, -down, level), [[1.0, 1.0, 0.0, 0.0]])
+    late = heel_agreement(jnp.array([[0.99, 0.04]]), load[:, :2], load[:, :2], -down[:, :2], level[:, :2])
     np.testing.assert_array_equal(late, 0.0)  # or feet would stay in the air for it
     landing = heel_agreement(
-        phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.08, 0.13]]).T
+        phase[:, 2:3], load[:, 2:3], jnp.zeros((1, 1)), jnp.array([[-0.05, 0.0, 0.05, 0.08, 0.13]]).T, level[:, :1]
     )
     np.testing.assert_allclose(landing[:, 0], [-6.0, -3.0, 0.0, 0.0, -3.0], atol=1e-6)  # touching twice earns nothing
+
+
+def test_a_leg_that_reaches_out_earns_what_a_foot_pulled_up_does_not():
+    phase, load, up = jnp.array([[0.9]]), jnp.zeros((1, 1)), jnp.array([[0.05]])
+    reaching, pulled = (heel_agreement(phase, load, load, up, jnp.array([[by]])) for by in (0.0, 0.05))
+    assert float(reaching[0, 0]) == 1.0 and float(pulled[0, 0]) == 0.0
 
 
 def test_only_a_straight_knee_and_far_extended_hips_and_calves_are_stretched():

@@ -22,11 +22,13 @@ STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry lo
 SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
-# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late.
-REACHING = (0.88, 0.98)
+# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. It begins as the shin
+# comes forward: from 0.88 on, legs swung late and the foot was pulled up instead.
+REACHING = (0.84, 0.98)
 # Toes above the heel at heel strike: people's feet land at 15 to 20 degrees. Whoever pulls them up further, up to the
 # joint's limit, slaps them down.
 _TOES_UP_M, _TOES_TOO_FAR_UP_M = 0.05, 0.08
+_FOOT_M = 0.2  # from the heel to the toes
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _ARRIVING = 0.6  # what a step before standing is worth, and its speed, relative to one in a walk
@@ -94,16 +96,25 @@ def speed_agreement(error_m_s: Array) -> Array:
     return 0.4 * jnp.exp(-3.0 * error_m_s**2) + close
 
 
-def heel_agreement(phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array) -> Array:
+def heel_agreement(
+    phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array, pulled_up_m: Array
+) -> Array:
     """Per leg that is about to land, up to 1 with the toes 5 to 8 cm above the heel, and at the landing itself a cost
     for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
+
+    pulled_up_m: how much of the toes' height a bent ankle gives. It earns nothing: a leg that reaches out does.
     """
     too_far = jnp.maximum(toe_above_heel_m - _TOES_TOO_FAR_UP_M, 0.0) / _TOES_UP_M
-    up = jnp.clip(toe_above_heel_m / _TOES_UP_M, -3.0, 1.0) - too_far
+    up = jnp.clip((toe_above_heel_m - pulled_up_m) / _TOES_UP_M, -3.0, 1.0) - too_far
     in_air = load_bw < _TOUCHED_BW
     reaching = (phase > REACHING[0]) & (phase < REACHING[1]) & in_air
     landing = (load_before_bw < _TOUCHED_BW) & ~in_air
     return reaching * up + _LANDING * landing * (up - 1.0)
+
+
+def _pulled_up_m(ankle_rad: Array) -> Array:
+    """[N, 2] How much of the toes' height above the heel comes from ankles bent beyond slack, dorsiflexion positive."""
+    return _FOOT_M * jnp.maximum(ankle_rad - _CALF_SLACK_RAD, 0.0)
 
 
 def heading_agreement(offset_m: Array, yaw_rad: Array, sideways_m_s: Array, speed_m_s: Array) -> Array:
@@ -148,7 +159,9 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    heel_first = heel_agreement(x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2])
+    heel_first = heel_agreement(
+        x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2], _pulled_up_m(x.ankle_rad)
+    )
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
