@@ -19,12 +19,12 @@ from mjx_exo.walking.config import RewardWeights
 from mjx_exo.walking.features import Kinematics
 
 STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry load
-SWING = (0.50, 0.98)  # share in which it should not
+SWING = (0.51, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
-# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. It begins as the shin
-# comes forward: from 0.88 on, legs swung late and the foot was pulled up instead.
-REACHING = (0.84, 0.98)
+# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. Rewarded from 0.84 on,
+# knees are stretched 4 % early, and keep that.
+REACHING = (0.875, 0.98)
 # Toes above the heel at heel strike: people's feet land at 15 to 20 degrees. Whoever pulls them up further, up to the
 # joint's limit, slaps them down.
 _TOES_UP_M, _TOES_TOO_FAR_UP_M = 0.05, 0.08
@@ -38,7 +38,7 @@ _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
 # Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
-_CALF_SLACK_RAD = 0.05  # dorsiflexion
+_CALF_SLACK_RAD = 0.0  # dorsiflexion
 _KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
 _HIP_SLACK_RAD = -0.14  # flexion; the front of the hip is stretched below it
 _RETURN_RAD_M, _RETURN_RAD = 0.3, 0.2  # course back to the line per metre beside it, and at most
