@@ -19,7 +19,7 @@ from mjx_exo.walking.config import RewardWeights
 from mjx_exo.walking.features import Kinematics
 
 STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry load
-SWING = (0.51, 0.98)  # share in which it should not
+SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
 # reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. Rewarded from 0.84 on,
@@ -28,7 +28,7 @@ REACHING = (0.875, 0.98)
 # Toes above the heel at heel strike: people's feet land at 15 to 20 degrees. Whoever pulls them up further, up to the
 # joint's limit, slaps them down.
 _TOES_UP_M, _TOES_TOO_FAR_UP_M = 0.05, 0.08
-_FOOT_M = 0.2  # from the heel to the toes
+_FOOT_M = 0.2  # from the heel to the toes, which dorsiflexion lifts above the heel by this per radian
 _TOE_HEIGHT_M = 0.025  # of the toe joint: published feet with toes and shoes need this much
 _CLEAR_M = 0.10  # lateral distance of the feet's middles at which shoes pass each other freely
 _ARRIVING = 0.6  # what a step before standing is worth, and its speed, relative to one in a walk
@@ -38,7 +38,7 @@ _STANDING_BW = 0.3  # standing, each foot should carry at least this much
 _MIDDLE, _FREE_SWAY = 0.4, 0.1  # where along the feet the weight should be, and how far off costs nothing
 _LOADING_BW = 0.2  # change of a foot's load per control step that costs nothing: people take 0.1 s to load a leg
 # Passive tissue resists from about here on (Riener & Edrich, J. Biomech. 32, 1999); the model's is slack to its limits.
-_CALF_SLACK_RAD = 0.0  # dorsiflexion
+_CALF_SLACK_RAD = 0.05  # dorsiflexion
 _KNEE_SLACK_RAD = 0.14  # flexion; the back of the knee is stretched below it
 _HIP_SLACK_RAD = -0.14  # flexion; the front of the hip is stretched below it
 _RETURN_RAD_M, _RETURN_RAD = 0.3, 0.2  # course back to the line per metre beside it, and at most
@@ -113,8 +113,8 @@ def heel_agreement(
 
 
 def _pulled_up_m(ankle_rad: Array) -> Array:
-    """[N, 2] How much of the toes' height above the heel comes from ankles bent beyond slack, dorsiflexion positive."""
-    return _FOOT_M * jnp.maximum(ankle_rad - _CALF_SLACK_RAD, 0.0)
+    """[N, 2] How much of the toes' height above the heel comes from a bent ankle; dorsiflexion positive."""
+    return _FOOT_M * jnp.maximum(ankle_rad, 0.0)
 
 
 def heading_agreement(offset_m: Array, yaw_rad: Array, sideways_m_s: Array, speed_m_s: Array) -> Array:
