@@ -22,8 +22,8 @@ STANCE = (0.02, 0.46)  # share of the gait cycle in which a foot should carry lo
 SWING = (0.50, 0.98)  # share in which it should not
 PASSING = (0.68, 0.93)  # share in which the toes should pass well above the floor
 # In which share the heel of a foot in the air should be lower than its toes. It ends before the foot is due: as long as
-# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. Rewarded from 0.84 on,
-# knees are stretched 4 % early, and keep that.
+# reaching out was rewarded beyond that, feet landed 4 % of a cycle late, and left the floor late. Rewarded from 0.84
+# on, knees are stretched 4 % early, and keep that.
 REACHING = (0.875, 0.98)
 # Toes above the heel at heel strike: people's feet land at 15 to 20 degrees. Whoever pulls them up further, up to the
 # joint's limit, slaps them down.
