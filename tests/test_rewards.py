@@ -41,9 +41,9 @@ def test_toes_may_not_come_down_before_the_foot_has_landed():
 
 
 def test_a_leg_that_reaches_out_earns_what_a_foot_pulled_up_does_not():
-    phase, load, up = jnp.array([[0.9]]), jnp.zeros((1, 1)), jnp.array([[0.05]])
-    reaching, pulled = (heel_agreement(phase, load, load, up, jnp.array([[by]])) for by in (0.0, 0.05))
-    assert float(reaching[0, 0]) == 1.0 and float(pulled[0, 0]) == 0.0
+    phase, load, up = jnp.full((1, 3), 0.9), jnp.zeros((1, 3)), jnp.full((1, 3), 0.05)
+    ankle = jnp.array([[0.0, -0.3, 0.25]])  # the last one bent upwards, by what lifts the toes as far
+    np.testing.assert_allclose(heel_agreement(phase, load, load, up, ankle), [[1.0, 1.0, 0.0]], atol=1e-6)
 
 
 def test_only_a_straight_knee_and_far_extended_hips_and_calves_are_stretched():

@@ -97,24 +97,20 @@ def speed_agreement(error_m_s: Array) -> Array:
 
 
 def heel_agreement(
-    phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array, pulled_up_m: Array
+    phase: Array, load_bw: Array, load_before_bw: Array, toe_above_heel_m: Array, ankle_rad: Array
 ) -> Array:
     """Per leg that is about to land, up to 1 with the toes 5 to 8 cm above the heel, and at the landing itself a cost
     for what is missing: who only pays before would slap the toes down in the last moment. All [N, 2].
 
-    pulled_up_m: how much of the toes' height a bent ankle gives. It earns nothing: a leg that reaches out does.
+    ankle_rad: dorsiflexion. What it adds to the toes' height earns nothing: a leg that reaches out does.
     """
+    pulled_up_m = _FOOT_M * jnp.maximum(ankle_rad, 0.0)
     too_far = jnp.maximum(toe_above_heel_m - _TOES_TOO_FAR_UP_M, 0.0) / _TOES_UP_M
     up = jnp.clip((toe_above_heel_m - pulled_up_m) / _TOES_UP_M, -3.0, 1.0) - too_far
     in_air = load_bw < _TOUCHED_BW
     reaching = (phase > REACHING[0]) & (phase < REACHING[1]) & in_air
     landing = (load_before_bw < _TOUCHED_BW) & ~in_air
     return reaching * up + _LANDING * landing * (up - 1.0)
-
-
-def _pulled_up_m(ankle_rad: Array) -> Array:
-    """[N, 2] How much of the toes' height above the heel comes from a bent ankle; dorsiflexion positive."""
-    return _FOOT_M * jnp.maximum(ankle_rad, 0.0)
 
 
 def heading_agreement(offset_m: Array, yaw_rad: Array, sideways_m_s: Array, speed_m_s: Array) -> Array:
@@ -160,7 +156,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
     heel_first = heel_agreement(
-        x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2], _pulled_up_m(x.ankle_rad)
+        x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2], x.ankle_rad
     )
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
