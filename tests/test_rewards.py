@@ -14,6 +14,7 @@ from mjx_exo.walking.rewards import (
     fatigue,
     heading_agreement,
     heel_agreement,
+    pitching,
     standing_agreement,
     stretch,
 )
@@ -67,6 +68,11 @@ def test_who_walks_beside_the_line_is_to_turn_towards_it():
     assert 1.0 > worth[1] > worth[2]
     still = heading_agreement(offset, jnp.zeros(4), jnp.zeros(4), jnp.zeros(4))
     np.testing.assert_allclose(still, 1.0)  # who stands may stand where they are
+
+
+def test_a_trunk_that_nods_pays_for_it_and_one_that_turns_or_leans_sideways_does_not():
+    turning = jnp.array([[0.0, 0.5, 0.0], [0.0, -0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.5]])  # forwards, left, up
+    np.testing.assert_allclose(pitching(turning), [0.25, 0.25, 0.0, 0.0])
 
 
 def test_a_perfect_step_is_worth_less_than_standing_once_standing_is_asked_for():

@@ -27,6 +27,7 @@ class RewardWeights:
     loading: float = 0.0
     stretch: float = 0.0
     rotation: float = -0.01
+    pitching: float = 0.0
     smoothness: float = -0.028
     hip_rotation: float = 0.0
     leg_clearance: float = 0.0

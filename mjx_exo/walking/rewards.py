@@ -146,6 +146,15 @@ def fatigue(activation: Array) -> Array:
     return (activation**3).mean(axis=-1)
 
 
+def pitching(angular_velocity_rad_s: Array) -> Array:
+    """[N] rad²/s², how fast the trunk nods; its angular velocity [N, 3] in its own frame (forwards, left, up).
+
+    People's pelvis pitches by two or three degrees in a step. A trunk that nods by ten with every swing takes the hip
+    angles with it: 10 degrees too much flexion at the end of swing, and as much in the leg that stands meanwhile.
+    """
+    return angular_velocity_rad_s[:, 1] ** 2
+
+
 def reward_terms(x: RewardInputs) -> dict[str, Array]:
     """Every term of `RewardWeights`, unweighted, [N] each."""
     k, r = x.kinematics, x.readings
@@ -188,6 +197,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
         "loading": (jnp.maximum(jnp.abs(load - x.load_before_bw) - _LOADING_BW, 0.0) ** 2).sum(axis=-1),
         "stretch": stretch(x.hip_rad, x.knee_rad, x.ankle_rad),
         "rotation": (k.angular_velocity_rad_s**2).sum(axis=-1),
+        "pitching": pitching(k.angular_velocity_rad_s),
         "smoothness": ((x.action - x.previous_action) ** 2).mean(axis=-1),
         "hip_rotation": (x.hip_rotation_rad**2).sum(axis=-1),
         "leg_clearance": (crowding**2).sum(axis=-1),
