@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mjx_exo.errors import UserError
+from mjx_exo.learning.progress import Snapshot, headline
 from mjx_exo.musculoskeletal.bodies import BODIES
 from mjx_exo.musculoskeletal.compiled import compile_body
 from mjx_exo.musculoskeletal.skeleton import ContactOptions
@@ -167,6 +168,16 @@ def test_the_task_hardens_while_episodes_last_and_softens_while_they_do_not(env,
     assert float(soft.curriculum.widen) == float(hard.curriculum.widen) == pytest.approx(0.2), (
         "what was opened stays open"
     )
+
+
+def test_a_training_shows_how_far_its_commands_are_open(env, step, rolled):
+    opened = rolled[0]
+    for _ in range(2):
+        opened = env.curriculum(opened, {"episode_seconds": jnp.float32(8.0)})
+    action = {"human": jnp.zeros((N, env.human_actions.size))}
+    share = float(step(opened, action).metrics["commands_open"][0])
+    shown = [headline(Snapshot(0, 1, 1.0, 1.0, 1.0, {"commands_open": value})) for value in (share, 1.0)]
+    assert "commands 40 % open" in shown[0] and not any("open" in text for text in shown[1])
 
 
 def test_a_walker_told_to_stand_starts_upright_and_still(env, reset):

@@ -114,6 +114,8 @@ def headline(snapshot: Snapshot) -> list[str]:
     ]
     if "speed_m_s" in stats:
         texts.append(f"speed {stats['speed_m_s']:.2f} m/s")
+    if stats.get("commands_open", 1.0) < 1.0:
+        texts.append(f"commands {100 * stats['commands_open']:.0f} % open")
     texts += [f"{name.split('/')[0]} return {value:.1f}" for name, value in stats.items() if name.endswith("/return")]
     texts += [f"std {value:.2f}" for name, value in stats.items() if name.endswith("/std")]
     texts.append(f"simulating {100 * snapshot.rollout_share:.0f} % of the time")

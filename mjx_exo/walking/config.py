@@ -74,6 +74,11 @@ class CommandConfig:
     push_every_s: float = 3.0  # mean time between pushes
     push_s: float = 0.2  # duration of a push
 
+    @property
+    def ranged(self) -> bool:
+        """Whether there is a range of speeds or slopes to open."""
+        return len({*self.speed_m_s}) > 1 or len({*self.slope_rad}) > 1
+
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig:

@@ -240,6 +240,7 @@ class WalkingEnv:
             "episode_seconds": moved.time_s,
             "episode_fell": terminated,
             "strictness": jnp.full(self.num_envs, state.curriculum.strictness),
+            "commands_open": jnp.full(self.num_envs, state.curriculum.widen if self.config.command.ranged else 1.0),
         }
         asked = draw_command(decision.reset_key, self.config.command, self.num_envs, state.curriculum.widen)
         if self.config.command.retry_share > 0:
@@ -401,7 +402,7 @@ class WalkingEnv:
 
     def _zero_metrics(self) -> dict[str, Array]:
         names = [f"reward/{f.name}" for f in dataclasses.fields(type(self.config.loose))]
-        names += ["speed_m_s", "episode_seconds", "episode_fell", "strictness", "activation_squared"]
+        names += ["speed_m_s", "episode_seconds", "episode_fell", "strictness", "commands_open", "activation_squared"]
         if self.active:
             names += [f"exo/{name}" for name in exo_rewards.TERMS] + ["exo_torque_nm_kg"]
         return {name: jnp.zeros(self.num_envs) for name in names}

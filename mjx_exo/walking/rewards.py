@@ -164,9 +164,7 @@ def reward_terms(x: RewardInputs) -> dict[str, Array]:
     foot_speed = jnp.minimum(
         jnp.linalg.norm(k.heel_velocity_m_s, axis=-1), jnp.linalg.norm(k.toe_velocity_m_s, axis=-1)
     )
-    heel_first = heel_agreement(
-        x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2], x.ankle_rad
-    )
+    heel_first = heel_agreement(x.leg_phase, load, x.load_before_bw, k.toe_m[..., 2] - k.heel_m[..., 2], x.ankle_rad)
     # The skeleton's legs could pass through each other; a person's cannot.
     gaps = jnp.stack([place[:, 1, 1] - place[:, 0, 1] for place in (k.heel_m, k.toe_m)], -1)
     crowding = jnp.clip((_CLEAR_M - gaps) / _CLEAR_M, 0.0, 2.0)
