@@ -65,7 +65,7 @@ WALK = TrainConfig(
             aside_m=0.8,  # or the line is left by 1.5 m within 20 s of walking, which no episode lasts
             push_n=15.0,  # whoever is pushed with 50 N walks in a crouch to be ready for it
         ),
-        # Longer episodes never come while most falls are tried again: with 8 s, slopes were still closed after 11
+        # Longer episodes are rare while most falls are tried again: with 8 s, commands were still half closed after 11
         # million steps, at 7.3 to 8.0 s.
         curriculum=CurriculumConfig(start_episode_s=7.0, rise_updates=500, widen_updates=150),
         loose=dataclasses.replace(LOOSE, speed=1.0, alive=0.2),
