@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m mjx_exo.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("policy", help="run folder, policy folder or name of a pretrained policy")
+    p.add_argument("policy", help="run folder, even while it learns, policy folder or name of a pretrained policy")
     p.add_argument("--out", type=Path, help="folder of the report (default: evaluation/ in the policy's folder)")
     p.add_argument("--speeds", default="0.6:1.8:0.2", help="m/s, LOW:HIGH:STEP or a list 0.8,1.2 (0.6:1.8:0.2)")
     p.add_argument("--slopes", default="-6:6:2", help="degrees, uphill positive (-6:6:2; write --slopes=-6:6:2)")
@@ -124,13 +124,19 @@ def main(argv: list[str] | None = None) -> int:
     speeds, slopes = grid(arguments)
     check(arguments)
     from mjx_exo.cache import use_jax_cache
-    from mjx_exo.teacher import find_policy, load_teacher
+    from mjx_exo.teacher import find_policy, is_unfinished, load_teacher
 
     use_jax_cache()
-    teacher = load_teacher(arguments.policy)
+    teacher = load_teacher(arguments.policy, unfinished=True)
     one_person(teacher, arguments)  # who cannot be is refused before anything is written
     kind = "evaluation" if arguments.controller is None else f"evaluation-{arguments.controller.stem}"
-    out = arguments.out or report_folder(find_policy(arguments.policy), kind)
+    folder = Path(arguments.policy)
+    if is_unfinished(folder):
+        steps = teacher.policy.description["env_steps"]
+        print(f"{folder} is not finished: as it was after {1e-6 * steps:.2f} million steps", flush=True)
+    else:
+        folder = find_policy(folder)
+    out = arguments.out or report_folder(folder, kind)
     page = evaluate(teacher, speeds, slopes, arguments, out)
     print(f"report: {page}")
     return 0

@@ -10,7 +10,7 @@ from jax import Array
 
 from mjx_exo.config_files import train_config_from_dict
 from mjx_exo.errors import UserError
-from mjx_exo.learning.policy_file import Policy, load_policy
+from mjx_exo.learning.policy_file import Policy, load_policy, policy_so_far
 from mjx_exo.musculoskeletal.wearer import Wearer, WearerRange
 from mjx_exo.presets import TrainConfig
 from mjx_exo.walking.build import build_environment
@@ -18,6 +18,8 @@ from mjx_exo.walking.config import CommandConfig
 from mjx_exo.walking.env import EnvState, WalkingEnv
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "policies" / "pretrained"
+CHECKPOINTS = "checkpoints"
+"""Where a run's folder keeps its training states."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Teacher:
         return env
 
 
+def is_unfinished(path: str | Path) -> bool:
+    """Whether `path` is the folder of a run that is still learning, or was stopped before its end."""
+    return (Path(path) / CHECKPOINTS).is_dir() and not (Path(path) / "summary.json").is_file()
+
+
 def find_policy(path: str | Path) -> Path:
     """The policy folder meant by a run folder, a policy folder, or the name of a pretrained policy."""
     candidates = [Path(path) / "policy", Path(path), PRETRAINED / str(path)]
@@ -71,10 +78,16 @@ def find_policy(path: str | Path) -> Path:
     raise UserError(f"no policy in {path}; give a finished run's folder or a pretrained one: {', '.join(known) or '-'}")
 
 
-def load_teacher(path: str | Path) -> Teacher:
-    """Loads a teacher from a run folder, a policy folder or by the name of a pretrained one."""
-    folder = find_policy(path)
-    policy = load_policy(folder)
+def load_teacher(path: str | Path, unfinished: bool = False) -> Teacher:
+    """Loads a teacher from a run folder, a policy folder or by the name of a pretrained one.
+
+    With `unfinished`, also from the folder of a run that goes on, as it was in its newest checkpoint.
+    """
+    if unfinished and is_unfinished(path):
+        folder, policy = Path(path), policy_so_far(Path(path) / CHECKPOINTS)
+    else:
+        folder = find_policy(path)
+        policy = load_policy(folder)
     return Teacher(policy, train_config_from_dict(policy.description["settings"], str(folder)), str(path))
 
 

@@ -106,13 +106,21 @@ def test_help_names_presets_and_fields(capsys):
 
 def test_a_stopped_run_leaves_a_policy_that_another_can_start_from(tmp_path, monkeypatch):
     from mjx_exo.learning import trainer
-    from mjx_exo.teacher import load_teacher
+    from mjx_exo.teacher import is_unfinished, load_teacher
 
     sizes = ["--walking.num-envs", "16", "--ppo.total-steps", "1024", "--ppo.unroll", "16"]
     monkeypatch.setattr(trainer, "_stop_signals", lambda: contextlib.nullcontext(["SIGTERM"]))
     assert train.main(["--out", str(tmp_path / "stopped"), *sizes]) == 130
     assert load_teacher(tmp_path / "stopped").policy.description["env_steps"] == 256
     assert not (tmp_path / "stopped" / "summary.json").exists()
+    written = load_teacher(tmp_path / "stopped").policy
+    kept = (tmp_path / "stopped" / "policy").rename(tmp_path / "kept")  # a run that goes on has none yet
+    assert is_unfinished(tmp_path / "stopped")
+    so_far = load_teacher(tmp_path / "stopped", unfinished=True).policy
+    assert so_far.description["env_steps"] == 256
+    seen = jax.numpy.ones((2, written.description["actors"]["human"]["observation_size"]))
+    np.testing.assert_array_equal(so_far.act("human", seen), written.act("human", seen))
+    kept.rename(tmp_path / "stopped" / "policy")
     assert train.main(["--from", str(tmp_path / "stopped"), "--out", str(tmp_path / "next"), *sizes]) == 130
 
 

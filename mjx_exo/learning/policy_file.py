@@ -22,7 +22,7 @@ import numpy as np
 from mjx_exo.errors import UserError
 from mjx_exo.files import write_atomically
 from mjx_exo.learning import networks
-from mjx_exo.learning.checkpoint import Manifest, check_identity, flatten, plain_errors, unflatten
+from mjx_exo.learning.checkpoint import Checkpoints, Manifest, check_identity, flatten, plain_errors, unflatten
 from mjx_exo.learning.config import settings_hash
 from mjx_exo.learning.ppo import PPO, ActorState
 
@@ -74,11 +74,19 @@ def export_policy(folder: Path, ppo: PPO, actors: Mapping[str, ActorState], mani
         for spec in ppo.env.actors
         if spec.name in actors
     }
-    description = {
+    description = _description(sizes, ppo.config.observation_clip, ppo.env.control_dt, manifest)
+    write_policy(folder, Policy(arrays, description))
+
+
+def _description(
+    sizes: Mapping[str, Any], observation_clip: float, control_dt_s: float, manifest: Manifest
+) -> dict[str, Any]:
+    """The content of policy.json, but for the hash of its arrays."""
+    return {
         "format_version": FORMAT_VERSION,
         "actors": sizes,
-        "observation_clip": ppo.config.observation_clip,
-        "control_dt_s": ppo.env.control_dt,
+        "observation_clip": observation_clip,
+        "control_dt_s": control_dt_s,
         "identity": dict(manifest.identity),
         "settings": manifest.settings,
         "settings_hash": settings_hash(manifest.settings),
@@ -87,7 +95,42 @@ def export_policy(folder: Path, ppo: PPO, actors: Mapping[str, ActorState], mani
         "env_steps": manifest.env_steps,
         "wall_seconds": manifest.wall_seconds,
     }
-    write_policy(folder, Policy(arrays, description))
+
+
+def policy_so_far(checkpoints: Path) -> Policy:
+    """The policy in the newest of a run's `checkpoints`; the run may go on. Raises `UserError` without any."""
+    if not checkpoints.is_dir():
+        raise UserError(f"no checkpoints at {checkpoints}: not a folder")
+    reader = Checkpoints(checkpoints)
+    stored, manifest = reader.read()
+    reader.close()
+    actors = _nested(stored)["actors"]
+    arrays, sizes = {}, {}
+    for name, actor in actors.items():
+        params, statistics = actor["policy_params"], actor["observation_statistics"]
+        arrays[name] = {"params": params, "mean": statistics["mean"], "std": statistics["std"]}
+        inputs, *hidden, actions = _layer_sizes(params)
+        sizes[name] = {"observation_size": inputs, "action_size": actions, "hidden": hidden}
+    settings = manifest.settings
+    description = _description(
+        sizes, settings["ppo"]["observation_clip"], settings["walking"]["control_dt_s"], manifest
+    )
+    digest = hashlib.sha256()
+    for name, array in sorted(flatten(arrays).items()):
+        digest.update(name.encode() + array.tobytes())
+    return Policy(arrays, {**description, "sha256": digest.hexdigest()})
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What was stored under paths, as dictionaries within dictionaries."""
+    tree: dict[str, Any] = {}
+    for path, array in flat.items():
+        *parents, name = path.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = array
+    return tree
 
 
 def write_policy(folder: Path, policy: Policy) -> None:
