@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(arguments.policy)
     if is_unfinished(folder):
         steps = teacher.policy.description["env_steps"]
-        print(f"{folder} is not finished: as it was after {1e-6 * steps:.2f} million steps", flush=True)
+        print(f"{folder}: its newest checkpoint, after {1e-6 * steps:.2f} million steps", flush=True)
     else:
         folder = find_policy(folder)
     out = arguments.out or report_folder(folder, kind)

@@ -64,7 +64,7 @@ class Teacher:
 
 
 def is_unfinished(path: str | Path) -> bool:
-    """Whether `path` is the folder of a run that is still learning, or was stopped before its end."""
+    """Whether `path` is the folder of a run that is still learning, was stopped, or ended without its check."""
     return (Path(path) / CHECKPOINTS).is_dir() and not (Path(path) / "summary.json").is_file()
 
 
