@@ -10,6 +10,7 @@ from jax import Array
 
 from mjx_exo.config_files import train_config_from_dict
 from mjx_exo.errors import UserError
+from mjx_exo.learning.checkpoint import CHECKPOINTS
 from mjx_exo.learning.policy_file import Policy, load_policy, policy_so_far
 from mjx_exo.musculoskeletal.wearer import Wearer, WearerRange
 from mjx_exo.presets import TrainConfig
@@ -18,8 +19,6 @@ from mjx_exo.walking.config import CommandConfig
 from mjx_exo.walking.env import EnvState, WalkingEnv
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "policies" / "pretrained"
-CHECKPOINTS = "checkpoints"
-"""Where a run's folder keeps its training states."""
 
 
 @dataclasses.dataclass(frozen=True)

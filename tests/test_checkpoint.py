@@ -317,3 +317,11 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) ->
     ended = train(toy_env(), CONFIG, tmp_path, resume=True, hooks=(lambda moment: "enough",))
     assert ended.updates == 1
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_checkpoint_without_its_manifest_is_named_in_one_line(tmp_path):
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "something").write_text("x")
+    with pytest.raises(UserError, match=r"checkpoint .*5 is not whole") as caught:
+        Checkpoints(tmp_path).read()
+    assert "\n" not in str(caught.value)

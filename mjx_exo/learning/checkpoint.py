@@ -27,6 +27,8 @@ from mjx_exo.errors import UserError
 
 FORMAT_VERSION = 1
 """Raised whenever the meaning of a stored array changes."""
+CHECKPOINTS = "checkpoints"
+"""The folder in a run's that holds them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,15 @@ class Checkpoints:
         updates = self.latest() if updates is None else updates
         if updates is None or updates not in self._manager.all_steps():
             raise UserError(f"no checkpoint {'' if updates is None else f'{updates} '}in {self.folder}")
-        with _quiet():
-            manifest = self._manager.restore(updates, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())).manifest
+        try:
+            with _quiet():
+                wanted = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+                manifest = self._manager.restore(updates, args=wanted).manifest
+        except (KeyError, FileNotFoundError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {self.folder / str(updates)} is not whole: it has no manifest that can be read; "
+                "without that folder, the one before it is used"
+            ) from error
         version = manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(

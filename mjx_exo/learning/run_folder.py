@@ -23,7 +23,7 @@ from tensorboardX import SummaryWriter
 
 from mjx_exo.errors import UserError
 from mjx_exo.files import write_atomically
-from mjx_exo.learning.checkpoint import plain_errors
+from mjx_exo.learning.checkpoint import CHECKPOINTS, plain_errors
 
 VERSIONED = ("jax", "jaxlib", "brax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy")
 
@@ -41,7 +41,7 @@ class RunFolder:
         self.config = path / "config.json"
         self.log = path / "log.jsonl"
         self.tensorboard = path / "tensorboard"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINTS
         self.not_finite = path / "not_finite"
         if resume and not self.config.is_file():
             raise UserError(f"nothing to resume in {path}: it holds no config.json of a run")
